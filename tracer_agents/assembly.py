@@ -1,0 +1,95 @@
+"""From settings to a game, a team and its questions: what training and evaluation have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tracer_agents.config import TrainConfig
+from tracer_agents.interfaces import Controller
+from tracer_agents.rollout import Player
+from tracer_env import Costs, Game, OutcomeRewards, Question, RewardScheme, Seat, TracerRewards
+
+__all__ = [
+    "SHIPPED_MODEL",
+    "evaluation_questions",
+    "make_game",
+    "make_team",
+    "policy_of",
+    "questions_of",
+    "seed_of",
+]
+
+_PHASES = {"train": 0, "refit": 1, "before": 2, "after": 3, "learn": 4, "adapters": 5, "questions": 6}
+SHIPPED_MODEL = Path(__file__).resolve().parent / "models" / "tiny"
+"""The small model that comes with the package."""
+
+def seed_of(seed: int, phase: str, update: int = 0) -> int:
+    """Return the seed of one phase of one update, in [0, 2**63)."""
+    sequence = np.random.SeedSequence([seed, _PHASES[phase], update])
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def policy_of(config: TrainConfig, seat: Seat) -> str:
+    """Return the name of the policy that writes a seat's texts: its own, or its role's."""
+    return seat.name if config.policies == "seat" else seat.role.value
+
+
+def make_game(config: TrainConfig, split: str) -> Game:
+    """Return the game of a run on one split. Its rewards pay the team return U."""
+    costs = Costs(per_call=config.cost_per_call, per_1k_tokens=config.cost_per_1k_tokens)
+    return Game(
+        config.task,
+        split=split,
+        data_dir=config.data_dir,
+        rewards=_scheme(config, costs),
+        abstraction=config.abstraction,
+        proposers=config.proposers,
+        reviewers=config.reviewers,
+        rounds=config.rounds,
+        schedule=config.schedule,
+        on_invalid=config.on_invalid,
+    )
+
+
+def _scheme(config: TrainConfig, costs: Costs) -> RewardScheme:
+    """``rollout`` values controls by U; ``local`` by the role's own rewards, as the paper does."""
+    return OutcomeRewards(costs=costs) if config.estimator == "rollout" else TracerRewards(costs=costs)
+
+
+def questions_of(game: Game, seed: int, first: int, count: int) -> list[Question]:
+    """Return questions ``first .. first + count`` of a seeded order over a split.
+
+    A finite split is gone through in a new order each epoch; of an endless one, every question is new.
+    """
+    size = game.task.num_questions()
+    if size is None:
+        offset = np.random.default_rng([seed, first]).integers(2**53, size=count)
+        return [game.task.question(int(index)) for index in offset]
+    questions = []
+    for position in range(first, first + count):
+        epoch, k = divmod(position, size)
+        order = np.random.default_rng([seed, epoch]).permutation(size)
+        questions.append(game.task.question(int(order[k])))
+    return questions
+
+
+def evaluation_questions(game: Game, count: int) -> list[Question]:
+    """Return the held-out questions: the same for every run and seed, so that runs can be compared question by question.
+
+    Of a finite split a fixed random part is taken, or all of it.
+    """
+    size = game.task.num_questions()
+    if size is None:
+        return [game.task.question(index) for index in range(count)]
+    order = np.random.default_rng(0).permutation(size)[:count]
+    return [game.task.question(int(index)) for index in order]
+
+
+def make_team(config: TrainConfig, game: Game, controllers: Mapping[str, Controller]) -> dict[Seat, Player]:
+    """Put a controller (by seat name) and a policy on every seat."""
+    return {
+        seat: Player(policy=policy_of(config, seat), controller=controllers[seat.name]) for seat in game.rules.seats
+    }

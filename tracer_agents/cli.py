@@ -1,0 +1,223 @@
+"""The ``tracer`` command. Starts without importing torch; options are made from the settings' own declarations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tracer_agents.config import PRESETS, SMOKE, TrainConfig
+from tracer_env.errors import ConfigError, TracerError, UnknownNameError
+
+__all__ = ["add_train_arguments", "config_from", "eval_command", "main", "train_command"]
+
+_CONVERTERS = {"int": int, "float": float, "str": str, "str | None": str}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that names the nearest option for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = [word for word in message.split() if word.startswith("--")]
+        if "unrecognized" in message and unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = get_close_matches(unknown[0].split("=")[0], known, n=1)
+            message += f". Did you mean {near[0]}?" if near else f". Known: {' '.join(sorted(known))}"
+        super().error(message)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and report unknown options by the parser of the command they were given to."""
+        known, rest = self.parse_known_args(args, namespace)
+        if rest:
+            getattr(known, "parser", self).error(f"unrecognized arguments: {' '.join(rest)}")
+        return known
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a training run: one for every setting, and where and how to run."""
+    parser.add_argument("--preset", default="recommended", help=f"named settings: {', '.join(PRESETS)}")
+    parser.add_argument("--config", metavar="FILE", help="JSON file with settings; options on the command line win")
+    parser.add_argument("--run-dir", metavar="DIR", help="where the run is written (default: runs/<task>-<time>)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --run-dir")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, seconds; its figures mean nothing")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")
+    for f in fields(TrainConfig):
+        doc = f"{f.metadata['doc']} (default: {f.default})"
+        # None marks an option that was not given, so that presets and files are not overwritten by defaults
+        parser.add_argument(
+            "--" + f.name.replace("_", "-"), type=_CONVERTERS[str(f.type)], default=None, help=doc.replace("%", "%%")
+        )
+    parser.set_defaults(parser=parser)
+
+
+def config_from(args: argparse.Namespace) -> TrainConfig:
+    """Merge defaults, preset, ``--smoke``, ``--config`` and options, each over the ones before.
+
+    Raises:
+        ConfigError: if a preset, key or value is unknown or out of range.
+    """
+    if args.preset not in PRESETS:
+        raise UnknownNameError("preset", args.preset, PRESETS)
+    settings: dict[str, Any] = {**PRESETS[args.preset], **(SMOKE if args.smoke else {})}
+    if args.config is not None:
+        settings.update(_read_settings(Path(args.config)))
+    given = {f.name: getattr(args, f.name) for f in fields(TrainConfig)}
+    settings.update({name: value for name, value in given.items() if value is not None})
+    return TrainConfig.from_settings(settings)
+
+
+def _read_settings(path: Path) -> Mapping[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read settings from {path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold one JSON object of settings, not a {type(settings).__name__}.")
+    return settings
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"--threads must be at least 1, not {threads}.")
+        torch.set_num_threads(threads)
+
+
+def _run_dir(args: argparse.Namespace, config: TrainConfig) -> Path:
+    if args.run_dir is not None:
+        return Path(args.run_dir)
+    if args.resume:
+        raise ConfigError("--resume needs --run-dir: which run shall be continued?")
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{Path(config.task).stem}-seed{config.seed}-{stamp}"
+
+
+def train_command(args: argparse.Namespace) -> int:
+    """Run ``tracer train``: measure, train both layers, re-fit, measure again, print the table.
+
+    Returns:
+        The exit status: 0, or 130 after an interrupt (a checkpoint is on the disk).
+    """
+    from tracer_agents.records import RunDirectory
+    from tracer_agents.report import TrainProgress, print_closing, print_results
+
+    config = config_from(args)
+    run = RunDirectory(_run_dir(args, config))
+    if args.resume and run.summary is not None:
+        run.open(config, resume=True)
+        print(f"{run.path} is finished; nothing to do.")
+        return 0
+    _set_threads(args.threads)
+    with TrainProgress(config) as progress:
+        from tracer_agents.trainers.tracer import Training
+
+        try:
+            training = Training(config, run, resume=args.resume, progress=progress.step)
+            training.measure_before()
+            for update in training.updates_left():
+                progress.figures(update, training.update(update))
+            training.refit()
+            summary = training.measure_after()
+        except KeyboardInterrupt:
+            progress.stop()
+            saved = run.latest_checkpoint()
+            where = "before the first checkpoint" if saved is None else f"the checkpoint {saved} is on the disk"
+            print(f"\nInterrupted; {where}. Continue with the same options and: --run-dir {run.path} --resume")
+            return 130
+    print_results(summary)
+    print_closing(config, run.path, summary)
+    return 0
+
+
+def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", nargs="+", default=["arithmetic"], help="task names or JSONL paths")
+    parser.add_argument("--split", default="test", help="which questions (default: test)")
+    parser.add_argument("--data-dir", help="folder with the tasks' data (else TRACER_DATA_DIR, else the hub)")
+    parser.add_argument("--run", metavar="DIR", help="a finished training run: its team is evaluated")
+    parser.add_argument("--model", help="local model folder or hub id without --run (default: the shipped model)")
+    parser.add_argument("--controllers", default=None, help="always, never or random instead of the run's own")
+    parser.add_argument("--questions", type=int, default=128, help="questions per task (default: 128)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature; 0 is greedy (default: 1)")
+    parser.add_argument("--max-new-tokens", type=int, default=None, help="longest utterance in tokens")
+    parser.add_argument("--batch-size", type=int, default=None, help="texts per generation batch")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
+    parser.add_argument("--out", metavar="FILE", help="write the figures there as JSON")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")
+    parser.set_defaults(parser=parser)
+
+
+def eval_command(args: argparse.Namespace) -> int:
+    """Run ``tracer eval``: measure a model or a trained team on one or more tasks.
+
+    Returns:
+        The exit status.
+    """
+    from tracer_agents.report import print_evaluation
+
+    _set_threads(args.threads)
+    from tracer_agents.evaluate import evaluate_tasks
+
+    results = evaluate_tasks(
+        tasks=args.task,
+        split=args.split,
+        data_dir=args.data_dir,
+        run=args.run,
+        model=args.model,
+        controllers=args.controllers,
+        num_questions=args.questions,
+        temperature=args.temperature,
+        seed=args.seed,
+        max_new_tokens=args.max_new_tokens,
+        batch_size=args.batch_size,
+    )
+    for task, figures in results.items():
+        print_evaluation(task, figures)
+    if args.out is not None:
+        Path(args.out).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments after the program's name; ``sys.argv`` by default.
+
+    Returns:
+        The exit status: 0, 2 for a wrong argument, 1 for an error of the library, 130 after an interrupt.
+    """
+    parser = _Parser(prog="tracer", description="Train and evaluate teams of language models that solve problems.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    train = commands.add_parser("train", help="train both layers of a team and measure it before and after")
+    add_train_arguments(train)
+    train.set_defaults(run_command=train_command)
+    evaluate = commands.add_parser("eval", help="measure a model or a trained team")
+    _add_eval_arguments(evaluate)
+    evaluate.set_defaults(run_command=eval_command)
+    args = parser.parse_args(argv)
+    return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a parsed command; an error of the library is one line on standard error, not a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return int(args.run_command(args))
+    except TracerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The settings of a training run: the only source for the command line, ``config.json`` and the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Any
+
+from tracer_env.errors import ConfigError, UnknownNameError
+
+__all__ = ["PRESETS", "SMOKE", "GspoConfig", "TrainConfig", "setting"]
+
+
+def setting(default: Any, doc: str) -> Any:
+    """Declare a field with its one-line documentation (shown by ``--help``)."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GspoConfig:
+    """Settings of the generation-credit layer (method.md, section 5)."""
+
+    num_candidates: int = setting(4, "K: candidates per group, at least 2")
+    learning_rate: float = setting(1e-3, "AdamW step size of the adapters, constant")
+    epsilon_low: float = setting(3e-4, "the sequence ratio is clipped below 1 - this (GSPO's own: 3e-4)")
+    epsilon_high: float = setting(4e-4, "the sequence ratio is clipped above 1 + this (GSPO's own: 4e-4)")
+    groups_per_update: int = setting(64, "planned groups per policy and update; the loss is normalised by it")
+    num_minibatches: int = setting(4, "optimiser steps per pass over a batch; must divide groups_per_update")
+    num_iterations: int = setting(1, "passes over a batch")
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
+    lora_r: int = setting(16, "rank of the adapters")
+    lora_alpha: int = setting(32, "scale of the adapters: the update is multiplied by alpha / r")
+    logprob_tolerance: float = setting(1e-2, "largest gap allowed between sampler and trainer log-probabilities, nats")
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: naming the setting and what is allowed.
+        """
+        _at_least(self, num_candidates=2, groups_per_update=1, num_minibatches=1, num_iterations=1, lora_r=1)
+        _positive(self, "learning_rate", "epsilon_low", "epsilon_high", "max_grad_norm", "lora_alpha")
+        _positive(self, "logprob_tolerance")
+        if self.epsilon_low >= 1:
+            raise ConfigError(f"epsilon_low must be below 1, not {self.epsilon_low!r}.")
+        if self.groups_per_update % self.num_minibatches:
+            raise ConfigError(
+                f"num_minibatches ({self.num_minibatches}) must divide groups_per_update ({self.groups_per_update})."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(GspoConfig):
+    """Settings of a training run."""
+
+    task: str = setting("arithmetic", "task name or path to a JSONL file")
+    split: str = setting("train", "questions to train on")
+    eval_split: str = setting("test", "questions to evaluate on; must differ from --split")
+    data_dir: str | None = setting(None, "folder with the task's data (else TRACER_DATA_DIR, else the hub)")
+    model: str | None = setting(None, "local model folder or hub id; the shipped model by default")
+
+    proposers: int = setting(1, "number of proposers")
+    reviewers: int = setting(1, "number of reviewers")
+    rounds: int = setting(5, "rounds per dialogue")
+    schedule: str = setting("round_robin", "round_robin, simultaneous or reference")
+    on_invalid: str = setting("keep", "what an unparsable proposal does to a valid answer: keep or replace")
+    abstraction: str = setting("paper", "information sets: paper, round or history")
+    cost_per_call: float = setting(0.0, "cost of an utterance in the team return")
+    cost_per_1k_tokens: float = setting(0.2, "cost of a thousand generated tokens in the team return")
+    policies: str = setting("seat", "one adapter per seat or per role")
+
+    layers: str = setting("both", "which layers learn: both, controllers or generators")
+    estimator: str = setting("rollout", "value of a control: rollout (team return) or local (the paper's)")
+    updates: int = setting(12, "alternations of the two layers")
+    questions_per_update: int = setting(64, "dialogues per update")
+    probe_rate: float = setting(1.0, "share of decisions that are probed")
+    refit_updates: int = setting(8, "controller updates with the generators frozen, before deployment")
+    refit_questions: int = setting(128, "dialogues per such update")
+    eval_questions: int = setting(512, "held-out questions before and after")
+
+    max_new_tokens: int = setting(64, "longest utterance in tokens")
+    batch_size: int = setting(512, "texts per generation batch")
+    seed: int = setting(0, "seed of everything")
+
+    def __post_init__(self) -> None:
+        """Check what the game does not check itself.
+
+        Raises:
+            ConfigError: naming the setting and what is allowed.
+        """
+        super().__post_init__()
+        _at_least(self, updates=0, questions_per_update=1, refit_updates=0, refit_questions=1, eval_questions=1)
+        _at_least(self, max_new_tokens=1, batch_size=1, seed=0)
+        _one_of("layers", self.layers, ("both", "controllers", "generators"))
+        _one_of("policies", self.policies, ("seat", "role"))
+        _one_of("estimator", self.estimator, ("rollout", "local"))
+        if self.split == self.eval_split:
+            raise ConfigError(f"split and eval_split are both {self.split!r}: a run may not train on its evaluation.")
+
+    @property
+    def trains_controllers(self) -> bool:
+        """Whether the controller-regret layer learns."""
+        return self.layers in ("both", "controllers")
+
+    @property
+    def trains_generators(self) -> bool:
+        """Whether the generation-credit layer learns."""
+        return self.layers in ("both", "generators")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all settings as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
+        """Make a configuration from a mapping.
+
+        Args:
+            settings: values by field name.
+            base: where all other values come from; the defaults by default.
+
+        Raises:
+            UnknownNameError: if a key is not a setting; the nearest is named.
+            ConfigError: if a value has the wrong type or range.
+        """
+        known = {f.name: f for f in fields(cls)}
+        for key, value in settings.items():
+            if key not in known:
+                raise UnknownNameError("setting", key, known)
+            _check_type(key, value, str(known[key].type))
+        return replace(base or cls(), **settings)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "str | None": (str, type(None)),
+}
+
+
+def _check_type(name: str, value: Any, annotation: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, _TYPES[annotation]):
+        raise ConfigError(f"setting {name!r} must be of type {annotation}, not {value!r}.")
+
+
+def _at_least(config: Any, **least: int) -> None:
+    for name, bound in least.items():
+        if getattr(config, name) < bound:
+            raise ConfigError(f"{name} must be at least {bound}, not {getattr(config, name)!r}.")
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{name} must be positive, not {getattr(config, name)!r}.")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UnknownNameError(name, value, allowed)
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "recommended": {},
+    # method.md marks these choices (paper): local values, no costs, GSPO's own clip range
+    "paper": {"estimator": "local", "cost_per_1k_tokens": 0.0, "epsilon_low": 3e-4, "epsilon_high": 4e-4},
+}
+"""Named sets of settings; the command line's own flags win over them."""
+
+SMOKE: Mapping[str, Any] = {
+    "updates": 2,
+    "questions_per_update": 8,
+    "groups_per_update": 8,
+    "num_minibatches": 2,
+    "refit_updates": 2,
+    "refit_questions": 16,
+    "eval_questions": 24,
+}
+"""Sizes of ``--smoke``: the same path in seconds, for tests; its figures mean nothing."""
+
+assert all(f.default is not MISSING for f in fields(TrainConfig)), "every setting needs a default"

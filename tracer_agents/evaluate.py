@@ -1,0 +1,226 @@
+"""Evaluation: a team, and the single-agent baselines that always stand beside it, on the same questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tracer_agents.config import TrainConfig
+from tracer_agents.controllers.fixed import make_fixed
+from tracer_agents.controllers.regret_matching import FrozenController, load_controllers
+from tracer_agents.errors import RunDirectoryError
+from tracer_agents.interfaces import Candidate, Controller, Generator, Request
+from tracer_agents.rollout import Episode, Player, play
+from tracer_env import Action, Control, DialogueState, Game, Question, Role, Rules, Seat, summarize
+from tracer_env.dialogue import advance, initial_state
+
+__all__ = ["evaluate_tasks", "evaluate_team", "self_consistency", "single_call", "speak_rates"]
+
+Progress = Callable[[int, int], None]
+
+
+def speak_rates(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
+    """Return for every ``<seat>/<infoset>`` how often it was visited and how often the seat spoke there."""
+    counts: dict[str, list[int]] = {}
+    for episode in episodes:
+        for decision in episode.decisions:
+            count = counts.setdefault(f"{decision.seat.name}/{decision.infoset}", [0, 0])
+            count[0] += 1
+            count[1] += decision.control is Control.SPEAK
+    return {key: {"visits": n, "speak_rate": spoke / n} for key, (n, spoke) in sorted(counts.items())}
+
+
+def evaluate_team(
+    game: Game,
+    team: Mapping[Seat, Player],
+    generator: Generator,
+    questions: Sequence[Question],
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    on_round: Progress | None = None,
+) -> tuple[dict[str, Any], list[Episode]]:
+    """Play one dialogue per question and sum them up.
+
+    Returns:
+        The figures of ``tracer_env.summarize`` with ``team_return`` (mean U) and ``speak_rates``; and the episodes.
+    """
+    episodes = play(game, team, generator, questions, seed=seed, temperature=temperature, on_round=on_round)
+    states = [episode.state for episode in episodes]
+    figures = summarize(states)
+    figures["team_return"] = sum(game.team_return(state) for state in states) / len(states)
+    figures["speak_rates"] = speak_rates(episodes)
+    return figures, episodes
+
+
+def _single_rules(game: Game) -> Rules:
+    """One proposer, one round: a single call is the smallest game, so it is counted by the same rules."""
+    return replace(
+        game.rules, proposers=1, reviewers=0, rounds=1, schedule="round_robin", stop_after_skips=None, token_budget=None
+    )
+
+
+def _ask(
+    game: Game, policy: str, generator: Generator, questions: Sequence[Question], samples: int, temperature: float
+) -> list[list[Candidate]]:
+    seat = Seat(Role.PROPOSER, 0)
+    requests = [
+        Request(
+            prompt=game.prompt(initial_state(q), seat), policy=policy, role=Role.PROPOSER, temperature=temperature
+        )
+        for q in questions
+    ]
+    flat = generator.generate([r for r in requests for _ in range(samples)])
+    return [flat[k * samples : (k + 1) * samples] for k in range(len(questions))]
+
+
+def single_call(
+    game: Game, policy: str, generator: Generator, questions: Sequence[Question], *, temperature: float
+) -> dict[str, Any]:
+    """Ask the proposer once per question: the first proposal of the game, and nothing else.
+
+    Args:
+        game: gives prompts, answers and counting.
+        policy: the policy that answers.
+        generator: writes the texts.
+        questions: what to ask.
+        temperature: 0 is greedy.
+
+    Returns:
+        The figures of ``tracer_env.summarize``.
+    """
+    rules, seat = _single_rules(game), Seat(Role.PROPOSER, 0)
+    states = [
+        advance(rules, game.task, initial_state(q), {seat: Action(Control.SPEAK, candidates[0].utterance)})
+        for q, candidates in zip(questions, _ask(game, policy, generator, questions, 1, temperature), strict=True)
+    ]
+    return summarize(states)
+
+
+def self_consistency(
+    game: Game, policy: str, generator: Generator, questions: Sequence[Question], *, samples: int = 3
+) -> dict[str, Any]:
+    """Ask the proposer several times at temperature 1 and take the answer given most often (the earliest in a tie).
+
+    It is played as one simultaneous round of ``samples`` proposers who all read the question only, so that ballots
+    are counted by the rules of the game. Tokens and calls are those of all samples.
+
+    Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning" (2022).
+    """
+    rules = replace(_single_rules(game), proposers=samples, schedule="simultaneous")
+    asked = _ask(game, policy, generator, questions, samples, 1.0)
+    states: list[DialogueState] = []
+    for question, candidates in zip(questions, asked, strict=True):
+        actions = {
+            seat: Action(Control.SPEAK, c.utterance) for seat, c in zip(rules.seats, candidates, strict=True)
+        }
+        states.append(advance(rules, game.task, initial_state(question), actions))
+    return summarize(states)
+
+
+def evaluate_tasks(
+    tasks: Sequence[str],
+    *,
+    split: str = "test",
+    data_dir: str | None = None,
+    run: str | None = None,
+    model: str | None = None,
+    controllers: str | None = None,
+    num_questions: int = 128,
+    temperature: float = 1.0,
+    seed: int = 0,
+    max_new_tokens: int | None = None,
+    batch_size: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Measure a trained team, or a plain model in the seats of the default team, on one or more tasks.
+
+    Args:
+        tasks: task names or JSONL paths.
+        split: which questions.
+        data_dir: folder with the tasks' data.
+        run: a finished run directory: its model, adapters, controllers and rules are used.
+        model: model folder or hub id; the run's by default, else the shipped one.
+        controllers: ``"always"``, ``"never"`` or ``"random"`` instead of the run's; without a run, always by default.
+        num_questions: per task; a finite task gives at most what it has.
+        temperature: of every utterance of the team.
+        seed: seed of everything.
+        max_new_tokens: longest utterance; the run's by default.
+        batch_size: texts per generation batch; the run's by default.
+
+    Returns:
+        For each task: ``split``, ``controllers``, ``team``, ``single_greedy``, ``single_sampled``,
+        ``self_consistency_3``.
+
+    Raises:
+        RunDirectoryError: if ``run`` is not a finished run.
+        ModelFolderError: if the model cannot be loaded.
+    """
+    from tracer_agents.assembly import evaluation_questions, make_game, make_team, policy_of
+
+    config, trained = _config_of(run)
+    changes = {"data_dir": data_dir, "model": model or config.model, "seed": seed, "eval_split": split}
+    changes.update({"max_new_tokens": max_new_tokens or config.max_new_tokens})
+    changes.update({"batch_size": batch_size or config.batch_size})
+    config = replace(config, split="train" if split != "train" else "test", **changes)
+    generator = _load_generator(config, run)
+    team_of: Mapping[str, Controller]
+    label = controllers or ("trained" if trained is not None else "always")
+    results = {}
+    for task in tasks:
+        game = make_game(replace(config, task=task), split)
+        seats = game.rules.seats
+        if controllers is None and trained is not None:
+            team_of = trained
+        else:
+            team_of = {seat.name: make_fixed(controllers or "always") for seat in seats}
+        questions = evaluation_questions(game, num_questions)
+        generator.reseed(seed)
+        team = make_team(config, game, team_of)
+        figures, _ = evaluate_team(game, team, generator, questions, seed=seed, temperature=temperature)
+        proposer = policy_of(config, seats[0])
+        results[task] = {
+            "split": split,
+            "controllers": label,
+            "team": figures,
+            "single_greedy": single_call(game, proposer, generator, questions, temperature=0.0),
+            "single_sampled": single_call(game, proposer, generator, questions, temperature=1.0),
+            "self_consistency_3": self_consistency(game, proposer, generator, questions),
+        }
+    return results
+
+
+def _config_of(run: str | None) -> tuple[TrainConfig, dict[str, Controller] | None]:
+    """Return a run's settings and its deployed controllers; defaults and None without a run."""
+    if run is None:
+        return TrainConfig(), None
+    path = Path(run)
+    try:
+        config = TrainConfig.from_settings(json.loads((path / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} is not a run directory: {error}") from error
+    if not (path / "final" / "controllers.npz").exists():
+        raise RunDirectoryError(f"{path} is not a finished run: it has no final/. Continue it with --resume.")
+    if not config.trains_controllers:
+        return config, None
+    seats = Rules(proposers=config.proposers, reviewers=config.reviewers).seats
+    learned = load_controllers(path / "final" / "controllers.npz", [seat.name for seat in seats])
+    return config, {name: FrozenController(c, "greedy") for name, c in learned.items()}
+
+
+def _load_generator(config: TrainConfig, run: str | None) -> Generator:
+    from tracer_agents.assembly import SHIPPED_MODEL, policy_of
+    from tracer_agents.generators.policies import add_policies, load_adapters, load_base_model
+    from tracer_agents.generators.transformers import TransformersGenerator
+
+    rules = Rules(proposers=config.proposers, reviewers=config.reviewers)
+    policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in rules.seats))
+    base, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
+    model = add_policies(base, policies, config, seed=0)
+    if run is not None:
+        load_adapters(model, Path(run) / "final" / "adapters")
+    return TransformersGenerator(
+        model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size
+    )

@@ -1,0 +1,175 @@
+"""What a run prints: progress bars, the table before -> after, and where to look next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console  # noqa: TID253 - this module is the command line's face
+from rich.progress import (  # noqa: TID253
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table  # noqa: TID253
+
+from tracer_agents.config import TrainConfig
+
+__all__ = ["TrainProgress", "print_closing", "print_evaluation", "print_results"]
+
+_ROWS = (
+    ("before", "team before (uniform controllers, untrained)"),
+    ("after", "team AFTER (greedy average strategy)"),
+    ("after_sampled_average", "team after, sampled average strategy"),
+    ("always_speak", "trained team, always speak"),
+    ("single_greedy", "one greedy call, base"),
+    ("single_sampled", "one sampled call, base"),
+    ("self_consistency_3", "self-consistency of 3, base"),
+    ("trained_single_greedy", "one greedy call, trained proposer"),
+    ("trained_single_sampled", "one sampled call, trained proposer"),
+    ("trained_self_consistency_3", "self-consistency of 3, trained proposer"),
+)
+
+
+class TrainProgress:
+    """Progress bars of a training run, with the rate and the time left; and one line of figures per update."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Prepare the bars; nothing is shown before the context is entered."""
+        self._console = Console()
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._bars: dict[str, TaskID] = {}
+        self._config = config
+
+    def __enter__(self) -> TrainProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop drawing."""
+        self._progress.stop()
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Move the bar of ``what`` to ``done`` of ``total`` steps."""
+        if what not in self._bars:
+            self._bars[what] = self._progress.add_task(what, total=total, rate="")
+        bar = self._bars[what]
+        self._progress.update(bar, completed=done)
+        task = next(t for t in self._progress.tasks if t.id == bar)
+        if task.elapsed and done:
+            self._progress.update(bar, rate=f"{task.elapsed / done:.1f} s each")
+
+    def figures(self, update: int, stats: Mapping[str, float]) -> None:
+        """Print one line about an update."""
+        parts = [f"update {update:>3}: accuracy {stats['accuracy']:.2f}, tokens {stats['tokens_spent']:.0f}"]
+        for name, value in stats.items():
+            if name.endswith("/reward_mean"):
+                policy = name.split("/")[0]
+                parts.append(
+                    f"{policy} reward {value:+.2f}, spread {stats[f'{policy}/groups_with_spread']:.0f}"
+                    f"/{stats[f'{policy}/groups']:.0f}, clipped {stats[f'{policy}/clipped_share']:.0%}"
+                )
+        self._progress.console.print("; ".join(parts), highlight=False)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in ("accuracy %", "95 % interval", "tokens", "calls", "correction", "preservation", "corruption"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def _add_row(table: Table, label: str, figures: Mapping[str, Any]) -> None:
+    low, high = figures["accuracy_ci95"]
+    table.add_row(
+        label,
+        _percent(figures["accuracy"]),
+        f"{100 * low:.1f} - {100 * high:.1f}",
+        f"{figures['tokens_per_question']:.1f}",
+        f"{figures['calls_per_question']:.2f}",
+        _percent(figures["correction"]),
+        _percent(figures["preservation"]),
+        _percent(figures["corruption"]),
+    )
+
+
+def print_results(summary: Mapping[str, Any]) -> None:
+    """Print the table before -> after and the SPEAK rate of every information set."""
+    console = Console(width=132)
+    n = summary["before"]["num_questions"]
+    table = _table(f"{summary['task']}: {n} held-out questions, seed {summary['seed']}, sampled at temperature 1")
+    for name, label in _ROWS:
+        if name in summary:
+            _add_row(table, label, summary[name])
+    console.print(table)
+    console.print("tokens and calls are per question; correction, preservation and corruption in %", style="dim")
+    rates = Table(title="SPEAK rate per information set (visits)", title_justify="left")
+    rates.add_column("seat / information set")
+    for name in ("before", "after"):
+        rates.add_column(name, justify="right")
+    before, after = summary["before"]["speak_rates"], summary["after"]["speak_rates"]
+    for key in sorted({**before, **after}):
+        cells = [f"{r[key]['speak_rate']:.2f} ({r[key]['visits']})" if key in r else "-" for r in (before, after)]
+        rates.add_row(key, *cells)
+    console.print(rates)
+    gain = summary["after"]["accuracy"] - summary["before"]["accuracy"]
+    console.print(f"Team accuracy {100 * gain:+.1f} points in {summary['wall_s']:.0f} s.", style="bold")
+    _print_near_zero(console, summary["task"], summary["after"])
+
+
+def _print_near_zero(console: Console, task: str, figures: Mapping[str, Any]) -> None:
+    low, high = figures["accuracy_ci95"]
+    if figures["accuracy"] < 0.05:
+        console.print(
+            f"Accuracy on {task} is near zero ({_percent(figures['accuracy'])} %, interval {_percent(low)} to "
+            f"{_percent(high)}): this model cannot do this task. The run shows that the path works, nothing more.",
+            style="yellow",
+        )
+
+
+def print_closing(config: TrainConfig, path: Path, summary: Mapping[str, Any]) -> None:
+    """Say where everything is and how to look at it."""
+    print(f"Run directory: {path}")
+    print(f"  every dialogue:   {path / 'episodes.jsonl'}")
+    print(f"  all figures:      {path / 'summary.json'}")
+    print(f"  the trained team: {path / 'final'}")
+    print(f"Learning curves:    tensorboard --logdir {path / 'tb'}")
+
+
+def print_evaluation(task: str, figures: Mapping[str, Any]) -> None:
+    """Print the figures of one task."""
+    console = Console(width=132)
+    n = figures["team"]["num_questions"]
+    table = _table(f"{task} ({figures['split']}): {n} questions")
+    labels = {
+        "team": f"team ({figures['controllers']})",
+        "single_greedy": "one greedy call",
+        "single_sampled": "one sampled call",
+        "self_consistency_3": "self-consistency of 3",
+    }
+    for name, label in labels.items():
+        _add_row(table, label, figures[name])
+    console.print(table)
+    _print_near_zero(console, task, figures["team"])

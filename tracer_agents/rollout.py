@@ -1,0 +1,335 @@
+"""The one loop that plays many dialogues at once: used by training, re-fitting and evaluation alike.
+
+All dialogues move in lockstep, so that one generator call serves every seat of every dialogue that must speak now,
+counterfactual branches included. Games are branched by keeping a reference to an immutable state.
+
+Randomness: every dialogue has its own stream of controls, candidate indices and probes, drawn before it starts. They
+depend on (seed, position of the question) only: never on texts or rewards. A branch shares its dialogue's stream
+(common random numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer_agents.interfaces import Candidate, Controller, ControlValues, Generator, Group, Request
+from tracer_env import Action, Control, DialogueState, Game, Question, RewardKind, RewardScheme, Seat, Turn
+from tracer_env.dialogue import play_turn
+from tracer_env.errors import ConfigError, RewardError
+from tracer_env.infosets import feature_vector
+
+__all__ = ["Decision", "Episode", "Player", "Probing", "play"]
+
+ESTIMATORS = ("local", "rollout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Player:
+    """Who sits on a seat.
+
+    Attributes:
+        policy: name of the policy that writes its texts.
+        controller: decides SPEAK or SKIP.
+    """
+
+    policy: str
+    controller: Controller
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing:
+    """How decisions are probed in training (method.md, section 4).
+
+    Attributes:
+        num_candidates: K candidates at every probed decision, at least 1; groups are made when it is at least 2.
+        estimator: ``"local"``: one-step values of the reward scheme, v(SPEAK) the mean over the K candidates;
+            ``"rollout"``: both controls played on to the end, value U, v(SPEAK) from the candidate that is (or would
+            be) played.
+        rewards: scores the candidates of a group; must be of kind LOCAL.
+        probe_rate: share of decisions that are probed, in (0, 1]; their weight is 1 / probe_rate.
+    """
+
+    num_candidates: int
+    estimator: str
+    rewards: RewardScheme
+    probe_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.num_candidates < 1:
+            raise ConfigError(f"num_candidates must be at least 1, not {self.num_candidates}.")
+        if self.estimator not in ESTIMATORS:
+            raise ConfigError(f"estimator must be one of {ESTIMATORS}, not {self.estimator!r}.")
+        if not 0.0 < self.probe_rate <= 1.0:
+            raise ConfigError(f"probe_rate must be in (0, 1], not {self.probe_rate!r}.")
+        if self.rewards.kind is not RewardKind.LOCAL:
+            raise ConfigError(
+                f"reward scheme {self.rewards.name!r} is of kind {self.rewards.kind.value!r} and cannot score the "
+                f"candidates of a group; use one of kind 'local', for example 'tracer'."
+            )
+
+
+@dataclass(slots=True)
+class Decision:
+    """One visited, unmasked decision.
+
+    Attributes:
+        seat: who decided.
+        round: when, from 0.
+        infoset: key of its information set.
+        features: float32, shape (number of features,).
+        speak_prob: the strategy's probability of SPEAK.
+        control: what was played.
+        values: what both controls are worth; None when the decision was not probed.
+    """
+
+    seat: Seat
+    round: int
+    infoset: str
+    features: NDArray[np.float32]
+    speak_prob: float
+    control: Control
+    values: ControlValues | None = None
+
+
+@dataclass(slots=True)
+class Episode:
+    """One finished dialogue and what was learned on the way.
+
+    Attributes:
+        state: the finished game.
+        seed: (seed of ``play``, position of the question): replays the episode's controls.
+        infosets: key of each turn's information set.
+        rewards: what the turn's seat was paid for the round of the turn.
+        decisions: visited, unmasked decisions.
+        groups: candidates with their rewards.
+        tokens_generated: all tokens generated for the dialogue, probes and branches included.
+    """
+
+    state: DialogueState
+    seed: tuple[int, int]
+    infosets: list[str] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    tokens_generated: int = 0
+
+
+@dataclass(slots=True)
+class _Line:
+    """A dialogue in play: an episode's own line, or a branch off it that plays the other control of a decision."""
+
+    state: DialogueState
+    draws: _Draws
+    episode: Episode
+    is_branch: bool = False
+    branches: list[tuple[Decision, _Line, float]] = field(default_factory=list)  # decision, other control, weight
+
+
+class _Draws:
+    """The randomness of one dialogue, drawn beforehand. Arrays of shape (T, number of seats)."""
+
+    __slots__ = ("candidate", "control", "probe")
+
+    def __init__(self, seed: tuple[int, int], rounds: int, seats: int, num_candidates: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.control = rng.random((rounds, seats))
+        self.candidate = rng.integers(num_candidates, size=(rounds, seats))
+        self.probe = rng.random((rounds, seats))
+
+
+@dataclass(slots=True)
+class _Move:
+    """What one seat of one line is about to do, and which candidates were asked for."""
+
+    line: _Line
+    seat: Seat
+    policy: str
+    column: int
+    mask: tuple[bool, bool]
+    control: Control
+    probed: bool
+    num_candidates: int
+    infoset: str
+    features: NDArray[np.float32]
+    speak_prob: float
+    candidates: list[Candidate] = field(default_factory=list)
+
+    def action(self, control: Control) -> Action:
+        if control is Control.SKIP:
+            return Action(Control.SKIP)
+        # The index was drawn before any candidate existed. Lines that need one candidate only have index 0.
+        index = int(self.line.draws.candidate[self.line.state.round, self.column])
+        return Action(Control.SPEAK, self.candidates[index if len(self.candidates) > 1 else 0].utterance)
+
+
+def play(
+    game: Game,
+    team: Mapping[Seat, Player],
+    generator: Generator,
+    questions: Sequence[Question],
+    *,
+    seed: int,
+    probing: Probing | None = None,
+    temperature: float = 1.0,
+    on_round: Callable[[int, int], None] | None = None,
+) -> list[Episode]:
+    """Play one dialogue per question, all in lockstep.
+
+    Args:
+        game: rules, rewards and prompts.
+        team: a player for every seat.
+        generator: writes all texts.
+        questions: one dialogue each.
+        seed: all controls, candidate indices and probes derive from it (the generator has its own seed).
+        probing: how to probe decisions; None plays only.
+        temperature: sampling temperature of every utterance; 0 is greedy.
+        on_round: called with (round, number of lines in play) before each generator call.
+
+    Returns:
+        One finished episode per question, in order.
+
+    Raises:
+        ConfigError: if a seat has no player.
+    """
+    missing = [seat.name for seat in game.rules.seats if seat not in team]
+    if missing:
+        raise ConfigError(f"the team has no player for {missing}.")
+    num_candidates = 1 if probing is None else probing.num_candidates
+    lines = []
+    for position, question in enumerate(questions):
+        state = game.start(question)
+        episode = Episode(state=state, seed=(seed, position))
+        draws = _Draws(episode.seed, game.rules.rounds, len(game.rules.seats), num_candidates)
+        lines.append(_Line(state, draws, episode))
+    mains = list(lines)
+    while live := [line for line in lines if not line.state.over]:
+        plans = [(line, _plan(game, team, line, probing)) for line in live]
+        if on_round is not None:
+            on_round(live[0].state.round, len(live))
+        _write(game, generator, [move for _, moves in plans for move in moves], temperature)
+        for line, moves in plans:
+            lines.extend(_step(game, line, moves, probing))
+    return [_finish(game, line) for line in mains]
+
+
+def _plan(game: Game, team: Mapping[Seat, Player], line: _Line, probing: Probing | None) -> list[_Move]:
+    """Draw the controls of one line's acting seats, before any text exists."""
+    state, moves = line.state, []
+    for seat in game.acting(state):
+        column = game.rules.seats.index(seat)
+        mask = game.mask(state, seat)
+        infoset = game.infoset(state, seat)
+        features = feature_vector(game.rules, state, seat)
+        speak_prob = team[seat].controller.speak_prob(infoset, features, mask)
+        control = Control.SPEAK if line.draws.control[state.round, column] < speak_prob else Control.SKIP
+        probed = (
+            probing is not None
+            and not line.is_branch
+            and bool(line.draws.probe[state.round, column] < probing.probe_rate)
+        )
+        count = probing.num_candidates if probing is not None and probed else int(control is Control.SPEAK)
+        moves.append(_Move(line, seat, team[seat].policy, column, mask, control, probed, count, infoset, features, speak_prob))
+    return moves
+
+
+def _write(game: Game, generator: Generator, moves: Sequence[_Move], temperature: float) -> None:
+    """Ask the generator once for all candidates of all moves."""
+    requests, owners = [], []
+    for move in moves:
+        if move.num_candidates:
+            prompt = game.prompt(move.line.state, move.seat)
+            request = Request(
+                prompt=prompt, policy=move.policy, role=move.seat.role, temperature=temperature
+            )
+            requests += [request] * move.num_candidates
+            owners += [move] * move.num_candidates
+    candidates = generator.generate(requests) if requests else []
+    if len(candidates) != len(requests):
+        raise ConfigError(f"the generator was asked for {len(requests)} texts and returned {len(candidates)}.")
+    for move, candidate in zip(owners, candidates, strict=True):
+        move.candidates.append(candidate)
+        move.line.episode.tokens_generated += len(candidate.token_ids)
+
+
+def _step(game: Game, line: _Line, moves: Sequence[_Move], probing: Probing | None) -> list[_Line]:
+    """Play one line's round; return the branches that it opens."""
+    before = line.state
+    actions = {move.seat: move.action(move.control) for move in moves}
+    branches = []
+    if not line.is_branch:
+        for move in moves:
+            branches += _record_move(game, line, move, probing, actions)
+    line.state = game.advance(before, actions)
+    if not line.is_branch:
+        pay = game.pay(before, line.state)
+        for turn, move in zip(line.state.turns[len(before.turns) :], moves, strict=True):
+            line.episode.infosets.append(move.infoset)
+            line.episode.rewards.append(pay[turn.seat])
+    return branches
+
+
+def _record_move(
+    game: Game, line: _Line, move: _Move, probing: Probing | None, actions: Mapping[Seat, Action]
+) -> list[_Line]:
+    """Log the decision, score its candidates, and open a branch for the control that is not played."""
+    state = line.state
+    may_skip = move.mask[0]
+    decision = Decision(move.seat, state.round, move.infoset, move.features, move.speak_prob, move.control)
+    if may_skip:
+        line.episode.decisions.append(decision)
+    if probing is None or not move.probed:
+        return []
+    weight = 1.0 / probing.probe_rate
+    turns = [
+        play_turn(game.rules, game.task, state, move.seat, Action(Control.SPEAK, c.utterance)) for c in move.candidates
+    ]
+    rewards = np.array([_finite(probing.rewards, state, turn) for turn in turns])
+    if len(rewards) > 1:
+        meta = {"question_id": state.question.question_id, "round": state.round, "role": move.seat.role.value}
+        policy_group = Group(policy=move.policy, candidates=tuple(move.candidates), rewards=rewards, meta=meta)
+        line.episode.groups.append(policy_group)
+    if not may_skip:
+        return []
+    if probing.estimator == "local":
+        costs = game.rewards.costs
+        skip = play_turn(game.rules, game.task, state, move.seat, Action(Control.SKIP))
+        speak = float(np.mean(rewards - [costs.of_turn(turn) for turn in turns]))
+        decision.values = ControlValues(
+            infoset=move.infoset,
+            skip=probing.rewards.turn_reward(state, skip),
+            speak=speak,
+            weight=weight,
+            features=move.features,
+        )
+        return []
+    other = Control.SKIP if move.control is Control.SPEAK else Control.SPEAK
+    branch = _Line(game.advance(state, {**actions, move.seat: move.action(other)}), line.draws, line.episode, True)
+    line.branches.append((decision, branch, weight))
+    return [branch]
+
+
+def _finite(rewards: RewardScheme, state: DialogueState, turn: Turn) -> float:
+    value = rewards.turn_reward(state, turn)
+    if not np.isfinite(value):
+        raise RewardError(
+            f"reward scheme {rewards.name!r} scored a candidate of {turn.seat.name} in turn {turn.index} with "
+            f"{value!r}; rewards must be finite numbers."
+        )
+    return value
+
+
+def _finish(game: Game, line: _Line) -> Episode:
+    """Store the final state, and value both controls of every branched decision by the team return."""
+    line.episode.state = line.state
+    for decision, branch, weight in line.branches:
+        played, other = game.team_return(line.state), game.team_return(branch.state)
+        speak, skip = (played, other) if decision.control is Control.SPEAK else (other, played)
+        decision.values = ControlValues(
+            infoset=decision.infoset, skip=skip, speak=speak, weight=weight, features=decision.features
+        )
+    return line.episode

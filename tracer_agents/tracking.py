@@ -1,0 +1,63 @@
+"""TensorBoard scalars and sample transcripts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracer_agents.controllers.regret_matching import RegretMatching
+from tracer_agents.rollout import Episode
+from tracer_env import render
+from tracer_env.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["TensorBoard"]
+
+
+class TensorBoard:
+    """Writes one run's event file. Tags: ``controller/...``, ``generator/...``, ``team/...``, ``evaluation/...``."""
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        """Open the event file.
+
+        Args:
+            folder: where it goes.
+            purge_step: when resuming, events from this step on are hidden.
+
+        Raises:
+            MissingExtraError: if tensorboard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("tensorboard", "agents", "logging") from error
+        self._writer: SummaryWriter = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def scalars(self, prefix: str, values: Mapping[str, Any], step: int) -> None:
+        """Write every number of ``values`` (others are left out)."""
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._writer.add_scalar(f"{prefix}/{name}", value, step)
+
+    def controllers(self, controllers: Mapping[str, RegretMatching], step: int) -> None:
+        """Write strategy, average strategy, regret and its bound of every information set."""
+        for seat, controller in controllers.items():
+            external = controller.table("external_regret")
+            for row, infoset in enumerate(controller.infosets):
+                tag = f"controller/{seat}/{infoset}"
+                self._writer.add_scalar(f"{tag}/speak_prob", controller.current_strategy(infoset)[1], step)
+                self._writer.add_scalar(f"{tag}/speak_prob_average", controller.average_strategy(infoset)[1], step)
+                self._writer.add_scalar(f"{tag}/regret", external[row].max(), step)
+                self._writer.add_scalar(f"{tag}/regret_bound", controller.bound(infoset), step)
+
+    def transcripts(self, name: str, episodes: Sequence[Episode], step: int) -> None:
+        """Write whole dialogues as preformatted text."""
+        blocks = ["\n".join("    " + line for line in render(e.state).splitlines()) for e in episodes]
+        self._writer.add_text(name, "\n\n---\n\n".join(blocks), step)
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._writer.close()

@@ -1,0 +1,341 @@
+"""The training run: alternates the two layers, re-fits the controllers, and measures before and after.
+
+One update plays a batch of dialogues in which every decision is probed. The candidates are three things at once: the
+utterance that is played, the controllers' counterfactual values, and the groups that GSPO trains on. After the last
+update the generators are frozen and the controllers are learned anew on fresh questions: that is what is deployed.
+
+Every random number derives from (seed, phase, update), so that a resumed run needs no generator state.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tracer_agents.assembly import (
+    SHIPPED_MODEL,
+    evaluation_questions,
+    make_game,
+    make_team,
+    policy_of,
+    questions_of,
+    seed_of,
+)
+from tracer_agents.config import TrainConfig
+from tracer_agents.controllers.fixed import make_fixed
+from tracer_agents.controllers.regret_matching import (
+    FrozenController,
+    RegretMatching,
+    load_controllers,
+    save_controllers,
+)
+from tracer_agents.errors import CheckpointError, CollapseError
+from tracer_agents.evaluate import evaluate_team, self_consistency, single_call
+from tracer_agents.interfaces import Controller, ControlValues, Generator, Group
+from tracer_agents.records import RunDirectory, write_json
+from tracer_agents.rollout import Episode, Probing, play
+from tracer_agents.tracking import TensorBoard
+from tracer_env import Game, TracerRewards
+
+__all__ = ["CollapseGuard", "Training"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is done, steps done, steps in all)."""
+
+
+class CollapseGuard:
+    """Notices when a policy has collapsed: its reward has fallen to the floor and its groups have no spread.
+
+    A policy that was at the floor from the start (a model that cannot do the task) has not collapsed, nor has one whose
+    groups have no spread because everything is right.
+    """
+
+    def __init__(self, floor: float = -1.0, margin: float = 0.1, least_spread: float = 0.05) -> None:
+        """Set the thresholds.
+
+        Args:
+            floor: the smallest possible reward.
+            margin: at most this far above the floor counts as fallen, in reward units.
+            least_spread: a smaller share of groups with spread counts as none.
+        """
+        self._floor, self._margin, self._least_spread = floor, margin, least_spread
+        self.best: dict[str, float] = {}
+
+    def check(self, policy: str, groups: Sequence[Group], advice: str) -> None:
+        """Look at one update's groups of a policy.
+
+        Raises:
+            CollapseError: with what was seen and ``advice``.
+        """
+        if not groups:
+            return
+        reward = float(np.mean([g.rewards.mean() for g in groups]))
+        spread = sum(g.has_spread for g in groups) / len(groups)
+        best = self.best[policy] = max(reward, self.best.get(policy, reward))
+        limit = self._floor + self._margin
+        if reward <= limit < best - self._margin and spread < self._least_spread:
+            raise CollapseError(
+                f"the policy {policy!r} has collapsed: its mean reward fell from {best:.2f} to {reward:.2f} and "
+                f"{1 - spread:.0%} of its groups have no spread. {advice}"
+            )
+
+
+class Training:
+    """One run, step by step: ``measure_before``, ``update`` for each update left, ``refit``, ``measure_after``.
+
+    Attributes:
+        config: the settings.
+        run: the run directory.
+        game: the game on the training split.
+        controllers: what learns, by seat name.
+        results: figures measured so far, by name as in ``summary.json``.
+    """
+
+    def __init__(
+        self, config: TrainConfig, run: RunDirectory, *, resume: bool = False, progress: Progress | None = None
+    ) -> None:
+        """Load the model, open the run directory and, when resuming, the newest checkpoint.
+
+        Raises:
+            RunDirectoryError: if the directory cannot be used as asked.
+            ModelFolderError: if the model cannot be loaded.
+            DataNotFoundError: if the task's data cannot be found.
+        """
+        from tracer_agents.generators.policies import add_policies, load_base_model
+        from tracer_agents.generators.transformers import TransformersGenerator
+        from tracer_agents.trainers.gspo import GspoLearner
+
+        self.config, self.run = config, run
+        self._progress = progress or (lambda what, done, total: None)
+        self._started = time.monotonic()
+        self.game, self._eval_game = make_game(config, config.split), make_game(config, config.eval_split)
+        self._eval_questions = evaluation_questions(self._eval_game, config.eval_questions)
+        self.game.task.num_questions()  # a missing split or data set is an error now, not after the evaluation
+        seats = self.game.rules.seats
+        self.policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in seats))
+        self.controllers = {seat.name: RegretMatching() for seat in seats}
+        model, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
+        self.model = add_policies(model, self.policies, config, seed=seed_of(config.seed, "adapters"))
+        self.generator: Generator = TransformersGenerator(
+            self.model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size
+        )
+        self.learner = GspoLearner(self.model, tokenizer, self.policies, config)
+        self.guard = CollapseGuard()
+        self.results: dict[str, Any] = {}
+        self.done = 0
+        self.resumed_from: int | None = None
+        run.open(config, resume=resume)
+        if resume:
+            self._restore()
+        self._board = TensorBoard(run.path / "tb", purge_step=self.resumed_from)
+
+    # --- the steps ---------------------------------------------------------------------------------------------------
+
+    def measure_before(self) -> None:
+        """Measure the untrained team and the single-agent baselines of the base model; write checkpoint 0."""
+        if "before" in self.results:
+            return
+        uniform: dict[str, Controller] = {name: make_fixed("random") for name in self.controllers}
+        self._measure("before", uniform)
+        self._measure_single("")
+        self._checkpoint()
+
+    def updates_left(self) -> range:
+        """Return the numbers of the updates still to be made, from 1."""
+        return range(self.done + 1, self.config.updates + 1)
+
+    def update(self, update: int) -> dict[str, float]:
+        """Play one probed batch and let both layers learn from it.
+
+        Returns:
+            Figures of the update, as logged.
+
+        Raises:
+            CollapseError: if a policy has collapsed; the newest checkpoint is the last good one.
+        """
+        config, began = self.config, time.monotonic()
+        episodes = self._play("train", update, config.questions_per_update, config.num_candidates)
+        for policy in self.policies:
+            advice = self._collapse_advice()
+            self.guard.check(policy, _groups(episodes, policy), advice)
+        stats = _team_stats(self.game, episodes)
+        stats["rollout_s"] = time.monotonic() - began
+        if config.trains_controllers:
+            self._update_controllers(episodes)
+        if config.trains_generators:
+            for policy in self.policies:
+                learned = self.learner.update(
+                    policy, _groups(episodes, policy), seed=seed_of(config.seed, "learn", update)
+                )
+                self._board.scalars(f"generator/{policy}", learned, update)
+                stats.update({f"{policy}/{name}": value for name, value in learned.items()})
+        self.done = update
+        self.run.append_episodes(episodes, "train", update)
+        self.run.append_timing({"phase": "train", "update": update, "wall_s": time.monotonic() - began, **stats})
+        self._board.scalars("team", stats, update)
+        self._board.controllers(self.controllers, update)
+        self._board.transcripts("transcripts/train", episodes[:3], update)
+        self._checkpoint()
+        self._progress("train", update, config.updates)
+        return stats
+
+    def refit(self) -> None:
+        """Learn the controllers anew on fresh questions with the generators frozen (method.md, section 4)."""
+        if not self.config.trains_controllers:
+            return
+        self.controllers = {name: RegretMatching() for name in self.controllers}
+        for update in range(1, self.config.refit_updates + 1):
+            episodes = self._play("refit", update, self.config.refit_questions, num_candidates=1)
+            self._update_controllers(episodes)
+            self.run.append_episodes(episodes, "refit", update)
+            self._board.controllers(self.controllers, self.config.updates + update)
+            self._progress("refit", update, self.config.refit_updates)
+
+    def measure_after(self) -> dict[str, Any]:
+        """Measure the deployed team and what stands beside it, write ``final/`` and ``summary.json``.
+
+        Returns:
+            The summary.
+        """
+        from tracer_agents.generators.policies import save_adapters
+
+        learned = self._deployed("greedy")
+        self._measure("after", learned)
+        self._measure("after_sampled_average", self._deployed("average"))
+        self._measure("always_speak", {name: make_fixed("always") for name in self.controllers})
+        self._measure_single("trained_")
+        final = self.run.path / "final"
+        final.mkdir(exist_ok=True)
+        save_controllers(final / "controllers.npz", self.controllers)
+        save_adapters(self.model, final / "adapters")
+        summary = {
+            **self.results,
+            "task": self.config.task,
+            "model": self.config.model or "shipped",
+            "seed": self.config.seed,
+            "updates": self.config.updates,
+            "resumed_from_update": self.resumed_from,
+            "wall_s": time.monotonic() - self._started,
+        }
+        write_json(self.run.path / "summary.json", summary)
+        self._board.close()
+        return summary
+
+    # --- playing -------------------------------------------------------------------------------------------------------
+
+    def _deployed(self, mode: str) -> dict[str, Controller]:
+        if not self.config.trains_controllers:
+            return {name: make_fixed("random") for name in self.controllers}
+        return {name: FrozenController(learned, mode) for name, learned in self.controllers.items()}
+
+    def _play(self, phase: str, update: int, count: int, num_candidates: int) -> list[Episode]:
+        config = self.config
+        seed = seed_of(config.seed, phase, update)
+        probing = Probing(
+            num_candidates=num_candidates,
+            estimator=config.estimator,
+            rewards=TracerRewards(),
+            probe_rate=config.probe_rate,
+        )
+        # the re-fit goes on where training stopped, so that its questions are fresh
+        first = (update - 1) * count + (config.updates * config.questions_per_update if phase == "refit" else 0)
+        questions = questions_of(self.game, seed_of(config.seed, "questions"), first, count)
+        self.generator.reseed(seed)
+        return play(self.game, make_team(config, self.game, self.controllers), self.generator, questions, seed=seed, probing=probing)
+
+    def _update_controllers(self, episodes: Sequence[Episode]) -> None:
+        for name, controller in self.controllers.items():
+            values: list[ControlValues] = [
+                d.values for e in episodes for d in e.decisions if d.seat.name == name and d.values is not None
+            ]
+            controller.update(values)
+
+    # --- measuring -----------------------------------------------------------------------------------------------------
+
+    def _measure(self, name: str, controllers: Mapping[str, Controller]) -> None:
+        seed = seed_of(self.config.seed, "before")  # the same draws before and after: paired
+        self.generator.reseed(seed)
+        figures, episodes = evaluate_team(
+            self._eval_game, make_team(self.config, self.game, controllers), self.generator, self._eval_questions, seed=seed
+        )
+        self.results[name] = figures
+        self.run.append_episodes(episodes, name, self.done)
+        self._board.scalars(f"evaluation/{name}", figures, self.done)
+        self._progress(name, 1, 1)
+
+    def _measure_single(self, prefix: str) -> None:
+        proposer = policy_of(self.config, self.game.rules.seats[0])
+        seed = seed_of(self.config.seed, "before")
+        for name, temperature in (("single_greedy", 0.0), ("single_sampled", 1.0)):
+            self.generator.reseed(seed)
+            self.results[prefix + name] = single_call(
+                self._eval_game, proposer, self.generator, self._eval_questions, temperature=temperature
+            )
+        self.generator.reseed(seed)
+        self.results[f"{prefix}self_consistency_3"] = self_consistency(
+            self._eval_game, proposer, self.generator, self._eval_questions, samples=3
+        )
+        self._progress(f"{prefix}single-agent baselines", 1, 1)
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        from tracer_agents.generators.policies import save_adapters
+
+        folder = self.run.begin_checkpoint(self.done)
+        save_controllers(folder / "controllers.npz", self.controllers)
+        save_adapters(self.model, folder / "adapters")
+        self.learner.save(folder / "optimizer")
+        state = {
+            "update": self.done,
+            "results": self.results,
+            "best_rewards": self.guard.best,
+            "episodes_bytes": self.run.episodes_bytes,
+        }
+        write_json(folder / "state.json", state)
+        self.run.commit_checkpoint(self.done)
+
+    def _restore(self) -> None:
+        from tracer_agents.generators.policies import load_adapters
+
+        folder = self.run.latest_checkpoint()
+        if folder is None:
+            self.run.truncate_episodes(0)
+            return
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            self.controllers = load_controllers(folder / "controllers.npz", list(self.controllers))
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+        load_adapters(self.model, folder / "adapters")
+        self.learner.load(folder / "optimizer")
+        self.done = self.resumed_from = state["update"]
+        self.results = state["results"]
+        self.guard.best = state["best_rewards"]
+        self.run.truncate_episodes(state["episodes_bytes"])
+
+    def _collapse_advice(self) -> str:
+        latest = self.run.latest_checkpoint()
+        return (
+            f"The last good checkpoint is {latest}. Start again with a lower --learning-rate "
+            f"(now {self.config.learning_rate:g}), or more questions per update."
+        )
+
+
+def _groups(episodes: Sequence[Episode], policy: str) -> list[Group]:
+    return [g for e in episodes for g in e.groups if g.policy == policy]
+
+
+def _team_stats(game: Game, episodes: Sequence[Episode]) -> dict[str, float]:
+    states = [e.state for e in episodes]
+    n = len(states)
+    return {
+        "accuracy": sum(s.correct for s in states) / n,
+        "team_return": sum(game.team_return(s) for s in states) / n,
+        "tokens_spent": sum(s.tokens_spent for s in states) / n,
+        "tokens_generated": sum(e.tokens_generated for e in episodes) / n,
+    }

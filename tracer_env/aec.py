@@ -1,0 +1,252 @@
+"""The turn-by-turn face: a PettingZoo AEC environment over the pure rules."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo.utils import AECEnv, wrappers
+
+from tracer_env.errors import ActionError, UnknownNameError
+from tracer_env.game import Game
+from tracer_env.rendering import RENDER_MODES, render, show
+from tracer_env.rewards import RewardScheme
+from tracer_env.spaces import action_space, observation_space
+from tracer_env.tasks.base import Task
+from tracer_env.types import Action, DialogueState, Schedule, Seat
+
+__all__ = ["env", "raw_env"]
+
+
+def env(task: str | os.PathLike[str] | Task = "arithmetic", **settings: Any) -> AECEnv[str, Any, Any]:
+    """Make the AEC environment with PettingZoo's order check around it. See ``raw_env`` for the arguments."""
+    return wrappers.OrderEnforcingWrapper(raw_env(task, **settings))
+
+
+class raw_env(AECEnv[str, Any, Any]):  # noqa: N801 - PettingZoo's naming triple env / raw_env / parallel_env
+    """A team of proposers and reviewers answers a question over a few rounds.
+
+    ## Description
+    Proposers write solutions, reviewers judge them. In every turn a seat first chooses a control, SPEAK or SKIP, and
+    only a SPEAK uses the text. What would be final if the game stopped now is the *standing answer*.
+
+    ## Action Space
+    ``Dict(control=Discrete(2), utterance=UtteranceSpace())``: 0 is SKIP, 1 is SPEAK. Pass a ``tracer_env.Utterance``
+    to state token counts and log-probabilities; a plain ``str`` is counted by ``count_tokens``. A masked SKIP (a
+    proposer's while no answer stands) is played as SPEAK of the given utterance and flagged ``control_corrected``.
+
+    ## Observation Space
+    ``Dict(prompt=UtteranceSpace(), features=Box(float32), control_mask=MultiBinary(2))``. ``prompt`` is what the seat
+    reads; ``features`` are named in ``tracer_env.FEATURES``; a seat that does not act has the mask [1, 0].
+
+    ## Starting State
+    No answer stands. ``reset(seed=...)`` draws a question of the task's split uniformly; ``options={"index": i}``
+    takes question ``i``.
+
+    ## Reward
+    By the scheme: ``tracer`` (role-specific and local) or ``outcome`` (the team return at the end), less costs.
+
+    ## Episode End
+    After ``rounds`` rounds (termination); optionally after ``stop_after_skips`` SKIPs in a row or a vote score of
+    ``stop_at_votes`` (termination) or when ``token_budget`` generated tokens are spent (truncation). All agents end
+    together; after that each is stepped once with None, and collects what it was paid since its last turn.
+
+    ## Information
+    ``action_mask``, ``infoset``, ``tokens_spent``, ``calls_spent``, ``answer`` (standing), and about the agent's own last
+    turn ``verdict``, ``invalid``, ``control_corrected``, ``clipped``; also ``question_id``, and ``correct`` after the end.
+
+    ## References
+    TRACER (arXiv 2605.28699).
+
+    ## Version History
+    * v0: first version.
+    """
+
+    metadata = {"render_modes": RENDER_MODES, "name": "tracer_dialogue_v0", "is_parallelizable": True}  # noqa: RUF012
+
+    def __init__(
+        self,
+        task: str | os.PathLike[str] | Task = "arithmetic",
+        *,
+        split: str = "train",
+        data_dir: str | os.PathLike[str] | None = None,
+        proposers: int = 1,
+        reviewers: int = 1,
+        rounds: int = 5,
+        schedule: str | Schedule = "round_robin",
+        rewards: str | RewardScheme = "tracer",
+        decide: str = "last",
+        on_invalid: str = "keep",
+        abstraction: str = "paper",
+        count_tokens: Callable[[str], int] | None = None,
+        max_utterance_chars: int = 32_768,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Check and store the settings; no data is read before the first ``reset``.
+
+        Args:
+            task: a name (``gsm8k``, ``math500``, ``gpqa_diamond``, ``arithmetic``), a path to a JSONL file, or a task.
+            split: ``"train"``, ``"validation"`` or ``"test"``.
+            data_dir: folder with the data; None looks at ``TRACER_DATA_DIR``, then at the Hugging Face hub.
+            proposers: number of proposers, at least 1.
+            reviewers: number of reviewers, at least 0.
+            rounds: number of rounds, at least 1.
+            schedule: ``"round_robin"``, ``"simultaneous"``, ``"reference"`` or a callable (rules, state) -> seats.
+            rewards: ``"tracer"``, ``"outcome"`` or a ``RewardScheme``.
+            decide: ``"last"``: the last proposed answer stands.
+            on_invalid: ``"keep"``: an unparsable proposal does not replace a valid answer; or ``"replace"``.
+            abstraction: ``"paper"``, ``"round"`` or ``"history"``; decides ``infos[...]["infoset"]``.
+            count_tokens: counts the tokens of plain strings; default: words and punctuation marks.
+            max_utterance_chars: longer texts keep their first and last half.
+            render_mode: ``"ansi"``, ``"human"`` or None.
+            **options: ``stop_after_skips``, ``stop_at_votes``, ``token_budget`` (all None by default).
+
+        Raises:
+            ConfigError: if a setting is unknown (the nearest is named) or has a value that is not allowed.
+        """
+        super().__init__()
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise UnknownNameError("render_mode", render_mode, RENDER_MODES)
+        self.render_mode = render_mode
+        self.game = Game(
+            task,
+            split=split,
+            data_dir=data_dir,
+            rewards=rewards,
+            abstraction=abstraction,
+            proposers=proposers,
+            reviewers=reviewers,
+            rounds=rounds,
+            schedule=schedule,
+            decide=decide,
+            on_invalid=on_invalid,
+            count_tokens=count_tokens,
+            max_utterance_chars=max_utterance_chars,
+            **options,
+        )
+        self._seats = {seat.name: seat for seat in self.game.rules.seats}
+        self.possible_agents = list(self._seats)
+        self.agents: list[str] = []
+        self.observation_spaces = {agent: observation_space() for agent in self._seats}
+        self.action_spaces = {agent: action_space() for agent in self._seats}
+        self._rng = np.random.default_rng()
+        self._state: DialogueState | None = None
+        self._acting: tuple[Seat, ...] = ()
+        self._buffer: dict[Seat, Action] = {}
+
+    @property
+    def dialogue(self) -> DialogueState:
+        """The current state of the game (immutable).
+
+        Raises:
+            ActionError: before the first ``reset``.
+        """
+        if self._state is None:
+            raise ActionError("there is no episode yet; call reset() first.")
+        return self._state
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        """Return the agent's observation space, the same object each time."""
+        return self.observation_spaces[self._known(agent)]
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        """Return the agent's action space, the same object each time."""
+        return self.action_spaces[self._known(agent)]
+
+    def _known(self, agent: str) -> str:
+        if agent not in self._seats:
+            raise UnknownNameError("agent", agent, self._seats)
+        return agent
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
+        """Start an episode.
+
+        Args:
+            seed: restarts the environment's randomness; None goes on with it.
+            options: ``{"index": i}`` takes question ``i``.
+
+        Raises:
+            DataNotFoundError: if no source has the task's data.
+        """
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        self._state = self.game.start(self.game.draw_question(self._rng, options))
+        self.agents = list(self.possible_agents)
+        self.rewards = dict.fromkeys(self.agents, 0.0)
+        self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
+        self.terminations = dict.fromkeys(self.agents, False)
+        self.truncations = dict.fromkeys(self.agents, False)
+        self._skip_agent_selection = None
+        self._begin_round()
+        if self.render_mode == "human":
+            self.render()
+
+    def _begin_round(self) -> None:
+        state = self.dialogue
+        self._buffer = {}
+        self._acting = self.game.acting(state)
+        if self._acting:
+            self.agent_selection = self._acting[0].name
+        self.infos = {name: self.game.info(state, self._seats[name], self._acts(name)) for name in self.agents}
+
+    def _acts(self, agent: str) -> bool:
+        seat = self._seats[agent]
+        return seat in self._acting and seat not in self._buffer
+
+    def observe(self, agent: str) -> dict[str, Any]:
+        """Return what the agent sees now; nothing of a simultaneous round in progress."""
+        return self.game.observe(self.dialogue, self._seats[self._known(agent)], self._acts(agent))
+
+    def step(self, action: Any) -> None:
+        """Play the selected agent's action, or None for an agent whose episode has ended.
+
+        Raises:
+            ActionError: before ``reset``, after the end, or when the action is malformed.
+        """
+        state = self.dialogue
+        if not self.agents:
+            raise ActionError("the episode is over; call reset() before acting again.")
+        agent = self.agent_selection
+        if self.terminations[agent] or self.truncations[agent]:
+            if action is not None:
+                raise ActionError(f"the episode is over; {agent} can only be stepped with None.")
+            self._was_dead_step(action)
+            return
+        seat = self._seats[agent]
+        self._buffer[seat] = self.game.parse_action(agent, action)
+        self._cumulative_rewards[agent] = 0.0
+        self._clear_rewards()
+        if len(self._buffer) < len(self._acting):
+            self.agent_selection = self._acting[len(self._buffer)].name
+            # Only the mask of the seat that has just acted changes; nothing of the round is visible yet.
+            self.infos[agent] = self.game.info(state, seat, acts=False)
+            return
+        self._finish_round(state)
+        if self.render_mode == "human":
+            self.render()
+
+    def _finish_round(self, state: DialogueState) -> None:
+        self._state = after = self.game.advance(state, self._buffer)
+        for seat, value in self.game.pay(state, after).items():
+            self.rewards[seat.name] = value
+        self._accumulate_rewards()
+        if after.over:
+            self.terminations = dict.fromkeys(self.agents, not after.truncated)
+            self.truncations = dict.fromkeys(self.agents, after.truncated)
+        self._begin_round()
+        if after.over:
+            self.agent_selection = self.agents[0]
+
+    def render(self) -> str | None:
+        """Return the transcript as text (``"ansi"``), or print the newest turns (``"human"``)."""
+        if self.render_mode == "human":
+            show(self.dialogue)
+            return None
+        return render(self.dialogue)
+
+    def close(self) -> None:
+        """There is nothing to release."""

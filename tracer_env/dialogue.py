@@ -1,0 +1,349 @@
+"""The rules of the game as pure functions over a frozen state: no randomness, no I/O, no prompts, no rewards.
+
+A round is one step: ``advance`` takes one action for every seat that acts in it, so that a simultaneous round
+is the general case and a round-robin round is the one with a single seat.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from tracer_env.answers import parse_verdict
+from tracer_env.errors import ActionError, ConfigError, UnknownNameError
+from tracer_env.tasks.base import Task
+from tracer_env.types import (
+    Action,
+    Control,
+    DialogueState,
+    JointAction,
+    Proposal,
+    Question,
+    Role,
+    Rules,
+    Schedule,
+    Seat,
+    Turn,
+    Utterance,
+    Verdict,
+)
+
+__all__ = [
+    "SCHEDULES",
+    "acting_seats",
+    "advance",
+    "check_rules",
+    "clean_text",
+    "control_mask",
+    "count_words",
+    "initial_state",
+    "is_last",
+    "play_turn",
+    "proposal_rounds_left",
+    "role_rounds_left",
+    "signed",
+]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_WORDS = re.compile(r"\w+|[^\w\s]")
+
+
+def signed(correct: bool) -> float:
+    """Return +1.0 for right and -1.0 for wrong or missing (method: ``signed(a)``)."""
+    return 1.0 if correct else -1.0
+
+
+def count_words(text: str) -> int:
+    """Count words and punctuation marks: the default estimate of a text's tokens.
+
+    >>> count_words("17 + 5 = 22.")
+    6
+    """
+    return sum(1 for _ in _WORDS.finditer(text))
+
+
+def clean_text(text: str, max_chars: int) -> tuple[str, bool]:
+    """Apply the text rule: lone surrogates become U+FFFD, and of a longer text both ends are kept.
+
+    Args:
+        text: any string.
+        max_chars: the longest text allowed, at least 2.
+
+    Returns:
+        The clean text (at most ``max_chars`` characters) and whether anything was changed.
+    """
+    clean = text
+    if len(clean) > max_chars:
+        head = max_chars // 2
+        clean = clean[:head] + clean[len(clean) - (max_chars - head) :]
+    if not clean.isascii():
+        clean = _SURROGATE.sub("\ufffd", clean)
+    return clean, clean != text
+
+
+# --- schedules -------------------------------------------------------------------------------------------------
+
+
+def _round_role(rules: Rules, round_index: int) -> Role:
+    """Even rounds (from 0) propose; without reviewers every round does."""
+    return Role.PROPOSER if rules.reviewers == 0 or round_index % 2 == 0 else Role.REVIEWER
+
+
+def _round_robin(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
+    role = _round_role(rules, state.round)
+    turn_of_role = state.round if rules.reviewers == 0 else state.round // 2
+    if role is Role.PROPOSER:
+        return (Seat(role, turn_of_role % rules.proposers),)
+    author = None if state.standing is None else state.standing.seat.index
+    others = [k for k in range(rules.reviewers) if k != author] or list(range(rules.reviewers))
+    return (Seat(role, others[turn_of_role % len(others)]),)
+
+
+def _simultaneous(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
+    role = _round_role(rules, state.round)
+    return tuple(seat for seat in rules.seats if seat.role is role)
+
+
+def _reference(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
+    return (Seat(_round_role(rules, state.round), state.round % rules.proposers),)
+
+
+SCHEDULES: Mapping[str, Schedule] = {
+    "round_robin": _round_robin,
+    "simultaneous": _simultaneous,
+    "reference": _reference,
+}
+
+
+def check_rules(rules: Rules) -> None:
+    """Check every setting of ``rules``.
+
+    Raises:
+        ConfigError: naming the setting, its value and what is allowed.
+    """
+    counts = {"proposers": 1, "reviewers": 0, "rounds": 1, "max_utterance_chars": 2}
+    for name, least in counts.items():
+        value = getattr(rules, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} must be an integer of at least {least}, not {value!r}.")
+    for name in ("stop_after_skips", "stop_at_votes", "token_budget"):
+        value = getattr(rules, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} must be None or an integer of at least 1, not {value!r}.")
+    if isinstance(rules.schedule, str):
+        if rules.schedule not in SCHEDULES:
+            raise UnknownNameError("schedule", rules.schedule, SCHEDULES)
+    elif not callable(rules.schedule):
+        raise ConfigError(f"schedule must be a name or a callable (rules, state) -> seats, not {rules.schedule!r}.")
+    if rules.schedule == "reference" and rules.proposers != rules.reviewers:
+        raise ConfigError(
+            f"schedule 'reference' pairs seats in bundles and needs as many proposers as reviewers, "
+            f"not {rules.proposers} and {rules.reviewers}. Use 'round_robin'."
+        )
+    if rules.decide == "ballot":
+        raise ConfigError("decide='ballot' is not available in this version; use decide='last'.")
+    if rules.decide != "last":
+        raise UnknownNameError("decide", rules.decide, ("last",))
+    if rules.on_invalid not in ("keep", "replace"):
+        raise UnknownNameError("on_invalid", rules.on_invalid, ("keep", "replace"))
+    if rules.count_tokens is not None and not callable(rules.count_tokens):
+        raise ConfigError(f"count_tokens must be None or a callable text -> int, not {rules.count_tokens!r}.")
+
+
+# --- questions about a state -------------------------------------------------------------------------------------
+
+
+def initial_state(question: Question) -> DialogueState:
+    """Return the state before the first round."""
+    return DialogueState(question=question)
+
+
+def acting_seats(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
+    """Return the seats that act in the current round, in acting order; empty when the game is over.
+
+    Raises:
+        ConfigError: if a user's schedule returns no seat, unknown or repeated seats, or mixes roles.
+    """
+    if state.over:
+        return ()
+    if isinstance(rules.schedule, str):
+        return SCHEDULES[rules.schedule](rules, state)
+    seats = tuple(rules.schedule(rules, state))
+    if not seats or len(set(seats)) < len(seats) or not set(seats) <= set(rules.seats):
+        raise ConfigError(f"schedule returned {seats!r}; it must return different seats out of {rules.seats!r}.")
+    if len({seat.role for seat in seats}) > 1:
+        raise ConfigError(f"schedule returned {seats!r}; all seats of one round must have the same role.")
+    return seats
+
+
+def control_mask(state: DialogueState, seat: Seat) -> tuple[bool, bool]:
+    """Return which controls (SKIP, SPEAK) an acting seat may play: a proposer may not SKIP while no answer stands."""
+    answer_stands = state.standing is not None and state.standing.answer is not None
+    return (seat.role is Role.REVIEWER or answer_stands, True)
+
+
+def role_rounds_left(rules: Rules, state: DialogueState, role: Role) -> int:
+    """Return how many rounds of ``role`` come after the current one (an upper bound under a user's schedule)."""
+    if not isinstance(rules.schedule, str):
+        return max(rules.rounds - 1 - state.round, 0)
+    return sum(_round_role(rules, r) is role for r in range(state.round + 1, rules.rounds))
+
+
+def proposal_rounds_left(rules: Rules, state: DialogueState) -> int:
+    """Return how many rounds that propose come after the current one."""
+    return role_rounds_left(rules, state, Role.PROPOSER)
+
+
+def is_last(rules: Rules, state: DialogueState) -> bool:
+    """Return whether no proposal round comes after the current turn."""
+    return proposal_rounds_left(rules, state) == 0
+
+
+# --- the transition ------------------------------------------------------------------------------------------------
+
+
+def advance(rules: Rules, task: Task, state: DialogueState, actions: JointAction) -> DialogueState:
+    """Play one round.
+
+    Args:
+        rules: the fixed rules.
+        task: reads answers and compares them.
+        state: a state that is not over.
+        actions: one action for exactly the seats of ``acting_seats(rules, state)``.
+
+    Returns:
+        The state after the round; ``state`` is unchanged.
+
+    Raises:
+        ActionError: if the game is over, or seats are missing or do not act now.
+    """
+    seats = acting_seats(rules, state)
+    if not seats:
+        raise ActionError("the episode is over; call reset() before acting again.")
+    if set(actions) != set(seats):
+        raise ActionError(
+            f"round {state.round} needs one action for each of {[s.name for s in seats]}, "
+            f"got actions for {sorted(s.name for s in actions)}."
+        )
+    turns = tuple(
+        play_turn(rules, task, state, seat, actions[seat], len(state.turns) + k) for k, seat in enumerate(seats)
+    )
+    if seats[0].role is Role.PROPOSER:
+        after = _settle_proposals(rules, task, state, turns)
+    else:
+        votes = {Verdict.RIGHT: 1, Verdict.WRONG: -1, None: 0}
+        after = replace(state, votes=state.votes + sum(votes[t.verdict] for t in turns))
+    return _finish_round(rules, state, after, turns)
+
+
+def play_turn(
+    rules: Rules, task: Task, state: DialogueState, seat: Seat, action: Action, index: int | None = None
+) -> Turn:
+    """Judge one seat's move without playing the round: what a candidate would be worth as a turn.
+
+    Args:
+        rules: the fixed rules.
+        task: reads answers and compares them.
+        state: the state in which the seat acts.
+        seat: who acts.
+        action: what it does; a masked SKIP is played as SPEAK.
+        index: position in the transcript; by default the next one.
+
+    Returns:
+        The turn, with its answer or verdict read and compared with the truth.
+    """
+    index = len(state.turns) if index is None else index
+    may_skip, _ = control_mask(state, seat)
+    if action.control is Control.SKIP and may_skip:
+        return Turn(index, state.round, seat, Control.SKIP, Utterance(), standing_correct=state.correct)
+    text = action.utterance
+    clean, clipped = clean_text(text, rules.max_utterance_chars)
+    utterance = text if not clipped else text.with_text(clean)
+    answer = verdict = None
+    if seat.role is Role.PROPOSER:
+        answer = task.extract_answer(utterance)
+        correct = task.answers_match(answer, state.question.gold)
+    else:
+        verdict = parse_verdict(utterance)
+        correct = verdict is not None and (verdict is Verdict.RIGHT) == state.correct
+    estimated = utterance.tokens_out is None
+    counter: Callable[[str], int] = rules.count_tokens or count_words
+    return Turn(
+        index=index,
+        round=state.round,
+        seat=seat,
+        control=Control.SPEAK,
+        utterance=utterance,
+        answer=answer,
+        verdict=verdict,
+        correct=correct,
+        standing_correct=state.correct,
+        tokens_in=utterance.tokens_in or 0,
+        tokens_out=counter(utterance) if utterance.tokens_out is None else utterance.tokens_out,
+        tokens_estimated=estimated,
+        clipped=clipped,
+        control_corrected=action.control is Control.SKIP,
+    )
+
+
+def _settle_proposals(rules: Rules, task: Task, state: DialogueState, turns: tuple[Turn, ...]) -> DialogueState:
+    """Count the round's ballots and put the winner up as the standing answer (``decide="last"``)."""
+    old = state.standing
+    old_answer = None if old is None else old.answer
+    clusters: list[tuple[str | None, list[Turn]]] = []  # an answer and the ballots for it, in seat order
+    for turn in turns:
+        answer = turn.answer if turn.spoke else old_answer
+        if answer is None and rules.on_invalid == "keep":
+            continue  # flaw C16 of the public code: an unparsable proposal would erase a right answer
+        for representative, ballots in clusters:
+            if _same(task, answer, representative):
+                ballots.append(turn)
+                break
+        else:
+            clusters.append((answer, [turn]))
+    if not clusters:
+        if old_answer is not None:
+            return state
+        clusters = [(None, list(turns))]  # nothing valid stands or was said: an invalid answer is pending
+    winner, ballots = max(clusters, key=lambda c: (len(c[1]), old is not None and _same(task, c[0], old_answer)))
+    speakers = [turn for turn in ballots if turn.spoke]
+    if not speakers:
+        return state
+    first = speakers[0]
+    standing = Proposal(first.answer, bool(first.correct), first.index, first.seat, first.utterance)
+    unchanged = old is not None and _same(task, winner, old_answer)
+    return replace(state, standing=standing, votes=state.votes if unchanged else 0)
+
+
+def _same(task: Task, a: str | None, b: str | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a == b or task.answers_match(a, b)
+
+
+def _finish_round(
+    rules: Rules, before: DialogueState, after: DialogueState, turns: tuple[Turn, ...]
+) -> DialogueState:
+    skips = before.skips_in_a_row
+    for turn in turns:
+        skips = 0 if turn.spoke else skips + 1
+    tokens_spent = before.tokens_spent + sum(t.tokens_out for t in turns)
+    next_round = before.round + 1
+    ended = (
+        next_round >= rules.rounds
+        or (rules.stop_after_skips is not None and skips >= rules.stop_after_skips)
+        or (rules.stop_at_votes is not None and abs(after.votes) >= rules.stop_at_votes)
+    )
+    truncated = not ended and rules.token_budget is not None and tokens_spent >= rules.token_budget
+    return replace(
+        after,
+        turns=before.turns + turns,
+        round=next_round,
+        skips_in_a_row=skips,
+        tokens_in=before.tokens_in + sum(t.tokens_in for t in turns),
+        tokens_spent=tokens_spent,
+        calls_spent=before.calls_spent + sum(t.spoke for t in turns),
+        over=ended or truncated,
+        truncated=truncated,
+    )

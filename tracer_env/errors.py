@@ -1,0 +1,71 @@
+"""Every exception the package raises, one sentence each. Model text never raises; these are programmer errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "ActionError",
+    "ConfigError",
+    "DataFormatError",
+    "DataNotFoundError",
+    "MissingExtraError",
+    "RewardError",
+    "SplitError",
+    "TracerError",
+    "UnknownNameError",
+]
+
+
+class TracerError(Exception):
+    """Base class of all errors of this library."""
+
+
+class ConfigError(TracerError, ValueError):
+    """Raised when a setting has a value that is not allowed."""
+
+
+class UnknownNameError(ConfigError):
+    """Raised when a name is not one of the known ones; suggests the nearest."""
+
+    def __init__(self, what: str, given: object, known: Iterable[str]) -> None:
+        """Say what was given, what is known and which known name is nearest.
+
+        Args:
+            what: the kind of thing, for example ``"task"``.
+            given: the name that was given.
+            known: all valid names.
+        """
+        names = sorted(known)
+        near = get_close_matches(str(given), names, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown {what} {given!r}.{hint} Known: {', '.join(names)}.")
+
+
+class ActionError(TracerError, ValueError):
+    """Raised when an action cannot be played: bad control, wrong or missing seat, or outside an episode."""
+
+
+class DataNotFoundError(TracerError, FileNotFoundError):
+    """Raised when no source has a task's data; names the three ways out."""
+
+
+class DataFormatError(TracerError, ValueError):
+    """Raised when a data file is malformed; names file, line and field."""
+
+
+class SplitError(ConfigError):
+    """Raised when a task does not have the split that was asked for."""
+
+
+class MissingExtraError(TracerError, ImportError):
+    """Raised when an optional dependency is missing; names the extra that installs it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        """Say which package is missing, for what, and how to install it."""
+        super().__init__(f"{purpose} needs the package {package!r}. Install it with: pip install 'tracer-env[{extra}]'")
+
+
+class RewardError(TracerError, ValueError):
+    """Raised when a reward is not finite; names scheme, agent and turn."""

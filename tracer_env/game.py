@@ -1,0 +1,203 @@
+"""One configured game: task, rules, rewards and abstraction, and everything the two faces share.
+
+Holds constants only; what changes lives in ``DialogueState``. Learners that play many dialogues at once use it
+directly, without a PettingZoo face.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tracer_env.dialogue import acting_seats, advance, check_rules, control_mask, initial_state
+from tracer_env.errors import ActionError, ConfigError, UnknownNameError
+from tracer_env.infosets import ABSTRACTIONS, feature_vector, infoset_key
+from tracer_env.prompts import Prompt, build_prompt
+from tracer_env.registry import load_task
+from tracer_env.rewards import RewardScheme, check_finite, make_rewards, team_return
+from tracer_env.tasks.base import Task
+from tracer_env.types import Action, Control, DialogueState, JointAction, Question, Rules, Seat, Turn, Utterance
+
+__all__ = ["Game"]
+
+_ENDLESS = 2**53
+"""Questions of an endless task are drawn below this index (exact in float64)."""
+
+_RESET_OPTIONS = ("index",)
+
+
+class Game:
+    """A task with its rules, rewards and abstraction.
+
+    Attributes:
+        task: where the questions come from.
+        rules: the fixed rules.
+        rewards: the reward scheme.
+        abstraction: name of the information-set abstraction.
+    """
+
+    def __init__(
+        self,
+        task: str | os.PathLike[str] | Task,
+        *,
+        split: str = "train",
+        data_dir: str | os.PathLike[str] | None = None,
+        rewards: str | RewardScheme = "tracer",
+        abstraction: str = "paper",
+        **rules: Any,
+    ) -> None:
+        """Check and store the settings; no file is read before the first question is drawn.
+
+        Args:
+            task: a task name, a path to a JSONL file, or a task object.
+            split: ``"train"``, ``"validation"`` or ``"test"``; must exist for the task.
+            data_dir: folder with the task's data; None looks at ``TRACER_DATA_DIR``, then at the hub.
+            rewards: name of a reward scheme, or an object.
+            abstraction: name of an information-set abstraction.
+            **rules: fields of ``Rules``.
+
+        Raises:
+            ConfigError: if a setting is unknown or has a value that is not allowed.
+        """
+        unknown = set(rules) - set(Rules.__dataclass_fields__)
+        if unknown:
+            settings = ["task", "split", "data_dir", "rewards", "abstraction", *Rules.__dataclass_fields__]
+            raise UnknownNameError("argument", sorted(unknown)[0], settings)
+        self.rules = Rules(**rules)
+        check_rules(self.rules)
+        if abstraction not in ABSTRACTIONS:
+            raise UnknownNameError("abstraction", abstraction, ABSTRACTIONS)
+        self.abstraction = abstraction
+        self.rewards = make_rewards(rewards)
+        self.task: Task = load_task(task, split=split, data_dir=data_dir)
+
+    # --- questions -------------------------------------------------------------------------------------------
+
+    def draw_question(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> Question:
+        """Draw a question uniformly, or take the one that ``options`` asks for.
+
+        Args:
+            rng: drawn from exactly once, whatever the options say, so that they do not shift later draws.
+            options: ``{"index": i}`` takes question ``i``. Unknown keys are warned about (PettingZoo's own
+                tests pass one, so they cannot be errors).
+
+        Raises:
+            ConfigError: if the index is not an integer in range, or the task has no questions.
+        """
+        size = self.task.num_questions()
+        if size == 0:
+            raise ConfigError(f"task {self.task.name!r} has no questions in split {self.task.split!r}.")
+        index = int(rng.integers(_ENDLESS if size is None else size))
+        options = options or {}
+        for key in options:
+            if key not in _RESET_OPTIONS:
+                warnings.warn(f"reset option {key!r} is unknown and ignored; known: {_RESET_OPTIONS}.", stacklevel=3)
+        if "index" in options:
+            index = options["index"]
+            if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:
+                raise ConfigError(f"reset option 'index' must be an integer of at least 0, not {index!r}.")
+            if size is not None and index >= size:
+                raise ConfigError(f"reset option 'index' is {index}, but the task has {size} questions.")
+        return self.task.question(int(index))
+
+    # --- playing -----------------------------------------------------------------------------------------------
+
+    def start(self, question: Question) -> DialogueState:
+        """Return the state before the first round."""
+        return initial_state(question)
+
+    def acting(self, state: DialogueState) -> tuple[Seat, ...]:
+        """Return the seats that act now; empty when the game is over."""
+        return acting_seats(self.rules, state)
+
+    def advance(self, state: DialogueState, actions: JointAction) -> DialogueState:
+        """Play one round; see ``dialogue.advance``."""
+        return advance(self.rules, self.task, state, actions)
+
+    def pay(self, before: DialogueState, after: DialogueState) -> dict[Seat, float]:
+        """Return what each seat is paid for the round between two states.
+
+        Raises:
+            RewardError: if a payment is not finite.
+        """
+        turns = after.turns[len(before.turns) :]
+        pay = dict.fromkeys(self.rules.seats, 0.0)
+        pay.update(self.rewards.round_rewards(self.rules, before, turns, after))
+        check_finite(self.rewards, pay, before.round)
+        return pay
+
+    def team_return(self, state: DialogueState) -> float:
+        """Return U of a finished game."""
+        return team_return(state, self.rewards.costs)
+
+    # --- what a seat sees --------------------------------------------------------------------------------------
+
+    def prompt(self, state: DialogueState, seat: Seat) -> Prompt:
+        """Return what the seat reads."""
+        return build_prompt(state, seat, self.task.kind)
+
+    def infoset(self, state: DialogueState, seat: Seat) -> str:
+        """Return the key of the seat's information set."""
+        return infoset_key(self.rules, state, seat, self.abstraction)
+
+    def mask(self, state: DialogueState, seat: Seat, acts: bool = True) -> tuple[bool, bool]:
+        """Return which controls (SKIP, SPEAK) the seat may play; a seat that does not act may only SKIP."""
+        return control_mask(state, seat) if acts else (True, False)
+
+    def observe(self, state: DialogueState, seat: Seat, acts: bool) -> dict[str, Any]:
+        """Return the seat's observation: ``prompt``, ``features`` and ``control_mask``."""
+        return {
+            "prompt": self.prompt(state, seat),
+            "features": feature_vector(self.rules, state, seat),
+            "control_mask": np.array(self.mask(state, seat, acts), dtype=np.int8),
+        }
+
+    def info(self, state: DialogueState, seat: Seat, acts: bool) -> dict[str, Any]:
+        """Return the seat's info dict; ``correct`` is None until the game is over."""
+        mine: Turn | None = None
+        for turn in reversed(state.turns):
+            if turn.seat == seat:
+                mine = turn
+                break
+        return {
+            "action_mask": {"control": np.array(self.mask(state, seat, acts), dtype=np.int8), "utterance": None},
+            "infoset": self.infoset(state, seat),
+            "tokens_spent": state.tokens_spent,
+            "calls_spent": state.calls_spent,
+            "answer": None if state.standing is None else state.standing.answer,
+            "verdict": None if mine is None or mine.verdict is None else mine.verdict.value,
+            "invalid": mine is not None and mine.invalid,
+            "control_corrected": mine is not None and mine.control_corrected,
+            "clipped": mine is not None and mine.clipped,
+            "question_id": state.question.question_id,
+            "correct": state.correct if state.over else None,
+        }
+
+    # --- actions -------------------------------------------------------------------------------------------------
+
+    def parse_action(self, agent: str, action: Any) -> Action:
+        """Turn an action dict into an ``Action``.
+
+        Raises:
+            ActionError: if it is not a dict of ``control`` in {0, 1} and ``utterance`` (text).
+        """
+        try:
+            control, utterance = action["control"], action.get("utterance", "")
+        except (TypeError, KeyError, AttributeError, IndexError):
+            raise ActionError(
+                f"{agent} must act with {{'control': 0 (SKIP) or 1 (SPEAK), 'utterance': text}}, not {action!r:.200}."
+            ) from None
+        if len(action) > 1 + ("utterance" in action):
+            extra = next(key for key in action if key not in ("control", "utterance"))
+            raise UnknownNameError(f"action key of {agent}", extra, ("control", "utterance"))
+        if not isinstance(control, (int, np.integer)) or not 0 <= control <= 1:
+            raise ActionError(f"control of {agent} must be 0 (SKIP) or 1 (SPEAK), not {control!r}.")
+        if not isinstance(utterance, str):
+            raise ActionError(f"utterance of {agent} must be text, not {type(utterance).__name__}.")
+        if not isinstance(utterance, Utterance):
+            utterance = Utterance(utterance)
+        return Action(Control.SPEAK if control else Control.SKIP, utterance)

@@ -1,0 +1,155 @@
+"""What a seat reads at its turn: the only place with prompt wording.
+
+The question comes first, then the transcript in order, then the task of the seat: what changes least stands
+first, so that engines with prefix caching reuse work across rounds and seats. Every part opens with a line that
+starts with ``===``; a line of a question or an utterance that starts so is escaped, so that no text can pass
+for another part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tracer_env.answers import parse_verdict
+from tracer_env.types import DialogueState, Role, Seat, Turn
+
+__all__ = ["Prompt", "Section", "build_prompt"]
+
+_MARK = "==="
+_FORGED = re.compile(rf"^(\s*){_MARK}", re.MULTILINE)
+
+_FORMAT = {
+    "number": 'End with "#### " and the number.',
+    "latex": "End with the final answer in \\boxed{}.",
+    "choice": 'End with "Answer: " and the letter.',
+}
+_OTHER_FORMAT = 'End with "Answer: " and the answer.'
+_PROPOSE = "Solve the question step by step."
+_REVIEW = "Is the standing answer {answer} right? First line: RIGHT or WRONG. If WRONG, then say what fails."
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of a prompt.
+
+    Attributes:
+        header: the line after the mark, for example ``Review 1 by reviewer_0``.
+        body: the escaped text.
+        kind: ``question``, ``solution``, ``standing`` (the solution whose answer stands), ``review`` or ``task``.
+    """
+
+    header: str
+    body: str
+    kind: str
+
+    def render(self) -> str:
+        """Return the section as text."""
+        return f"{_MARK} {self.header}\n{self.body}\n"
+
+
+class Prompt(str):
+    """A prompt's text, with the sections it was made of so that it can be shortened to fit a context.
+
+    Attributes:
+        sections: in the order of the text.
+        num_cut: how many sections were cut or shortened.
+    """
+
+    sections: tuple[Section, ...]
+    num_cut: int
+
+    def __new__(cls, sections: tuple[Section, ...], num_cut: int = 0) -> Prompt:
+        """Join the sections."""
+        self = super().__new__(cls, "".join(s.render() for s in sections))
+        self.sections = sections
+        self.num_cut = num_cut
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the sections through ``copy`` and multiprocessing."""
+        return (Prompt, (self.sections, self.num_cut))
+
+    def shorten(self, fits: Callable[[str], bool]) -> Prompt | None:
+        """Cut until the text fits, by this rule and in this order.
+
+        1. Critiques, oldest first: of a review only its first line (the verdict) is kept.
+        2. Solutions that do not stand and what is left of reviews, oldest first, whole.
+        3. The standing solution (its answer is still named in a reviewer's task).
+
+        Question and task are never cut.
+
+        Args:
+            fits: tells whether a text fits.
+
+        Returns:
+            The longest version that fits (``self`` if nothing must go), or None if question and task alone
+            do not fit.
+        """
+        prompt = self
+        while not fits(prompt):
+            shorter = prompt._cut_once()
+            if shorter is None:
+                return None
+            prompt = shorter
+        return prompt
+
+    def _cut_once(self) -> Prompt | None:
+        sections = list(self.sections)
+        for i, section in enumerate(sections):
+            verdict = _verdict_line(section.body)
+            if section.kind == "review" and section.body != verdict:
+                sections[i] = replace(section, body=verdict)
+                return Prompt(tuple(sections), self.num_cut + 1)
+        for kinds in (("solution", "review"), ("standing",)):
+            for i, section in enumerate(sections):
+                if section.kind in kinds:
+                    return Prompt(tuple(sections[:i] + sections[i + 1 :]), self.num_cut + 1)
+        return None
+
+
+def _verdict_line(review: str) -> str:
+    """Reduce a review to its verdict; an unparsable one has none."""
+    verdict = parse_verdict(review)
+    return "" if verdict is None else verdict.value
+
+
+def _escape(text: str) -> str:
+    return _FORGED.sub(rf"\1\\{_MARK}", text.strip("\n"))
+
+
+def build_prompt(state: DialogueState, seat: Seat, kind: str) -> Prompt:
+    """Write what ``seat`` reads in ``state``.
+
+    Args:
+        state: the dialogue as far as it is visible to the seat.
+        seat: who reads.
+        kind: the task's answer kind; decides how the final answer is asked for.
+
+    Returns:
+        The prompt; it never holds the gold answer, rewards, or anything of the round in progress.
+    """
+    sections = [Section("Question", _escape(state.question.text), "question")]
+    counts = dict.fromkeys(Role, 0)
+    for turn in state.turns:
+        if turn.spoke:
+            counts[turn.seat.role] += 1
+            sections.append(_turn_section(state, turn, counts[turn.seat.role]))
+    sections.append(Section(f"Task for {seat.name}", _task_text(state, seat, kind), "task"))
+    return Prompt(tuple(sections))
+
+
+def _turn_section(state: DialogueState, turn: Turn, number: int) -> Section:
+    if turn.seat.role is Role.REVIEWER:
+        return Section(f"Review {number} by {turn.seat.name}", _escape(turn.utterance), "review")
+    stands = state.standing is not None and state.standing.turn == turn.index
+    kind = "standing" if stands else "solution"
+    return Section(f"Solution {number} by {turn.seat.name}", _escape(turn.utterance), kind)
+
+
+def _task_text(state: DialogueState, seat: Seat, kind: str) -> str:
+    if seat.role is Role.REVIEWER:
+        answer = "(none)" if state.standing is None or state.standing.answer is None else state.standing.answer
+        return _REVIEW.format(answer=_escape(answer).replace("\n", " "))
+    return f"{_PROPOSE} {_FORMAT.get(kind, _OTHER_FORMAT)}"

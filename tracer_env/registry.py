@@ -1,0 +1,105 @@
+"""Task names: which name loads what, resolved only when a task is asked for."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tracer_env.errors import ConfigError, UnknownNameError
+from tracer_env.tasks.base import Task
+
+__all__ = ["load_task", "register_task"]
+
+_ENTRY_POINTS = {
+    "arithmetic": "tracer_env.tasks.arithmetic:ArithmeticTask",
+    "gpqa_diamond": "tracer_env.tasks.gpqa:GpqaDiamondTask",
+    "gsm8k": "tracer_env.tasks.gsm8k:Gsm8kTask",
+    "math500": "tracer_env.tasks.math500:Math500Task",
+}
+_LATER_PREFIXES = ("recorded:", "simulated:")
+_DEFAULT_SPLIT = "train"
+
+
+def register_task(name: str, entry_point: str) -> None:
+    """Make a task known by a name. Nothing is imported until ``load_task`` asks for it.
+
+    Args:
+        name: the exact name; no path separator, no colon, and no ``.jsonl`` ending, which would look like a file.
+        entry_point: ``"module:attribute"`` of a callable ``(split=..., data_dir=...)`` that returns a ``Task``.
+
+    Raises:
+        ConfigError: if one of the two is malformed, or the name is taken by another entry point.
+    """
+    if not name or _looks_like_path(name) or ":" in name:
+        raise ConfigError(f"task name {name!r} must be non-empty, without '/', ':' and the ending '.jsonl'.")
+    module, _, attribute = entry_point.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise ConfigError(f"entry_point must be 'module:attribute', not {entry_point!r}.")
+    if _ENTRY_POINTS.get(name, entry_point) != entry_point:
+        raise ConfigError(f"task name {name!r} is taken by {_ENTRY_POINTS[name]!r}; choose another name.")
+    _ENTRY_POINTS[name] = entry_point
+
+
+def load_task(
+    task: str | os.PathLike[str] | Task,
+    split: str = _DEFAULT_SPLIT,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Task:
+    """Return a task. Its data is read when its first question is asked for, not here.
+
+    Args:
+        task: an exact registered name; a path to a JSONL file (any path object; a string that ends in ``.jsonl``,
+            has a path separator or names a file); or a ``Task``, which is returned as it is.
+        split: which part of the data. For a JSONL file a label; for a ``Task`` it must be left out or be the
+            object's own.
+        data_dir: folder with the data of a named task; None looks at ``TRACER_DATA_DIR``, then at the Hugging Face
+            hub. A JSONL file and a ``Task`` have no data folder.
+
+    Raises:
+        UnknownNameError: if no task has the name; the nearest is suggested.
+        SplitError: if the task does not have the split.
+        ConfigError: if an argument does not fit the kind of task, or an entry point cannot be resolved.
+    """
+    if isinstance(task, str) and task in _ENTRY_POINTS:
+        return _make(task, split, data_dir)
+    if isinstance(task, (str, os.PathLike)):
+        return _load_file(task, split, data_dir)
+    if not isinstance(task, Task):
+        raise ConfigError(f"task must be a name, a path or a Task, not an object of type {type(task).__name__}.")
+    if data_dir is not None:
+        raise ConfigError("data_dir must be left out when task is an object: it brings its own data.")
+    if split not in (_DEFAULT_SPLIT, task.split):
+        raise ConfigError(f"split must be left out when task is an object: it has the split {task.split!r}.")
+    return task
+
+
+def _load_file(task: str | os.PathLike[str], split: str, data_dir: str | os.PathLike[str] | None) -> Task:
+    if isinstance(task, str):
+        if task.startswith(_LATER_PREFIXES):
+            raise ConfigError(f"task {task!r}: recorded and simulated games are not available in this version.")
+        if not _looks_like_path(task) and not Path(task).is_file():
+            raise UnknownNameError("task", task, _ENTRY_POINTS)
+    if data_dir is not None:
+        raise ConfigError(f"data_dir must be left out when task is a path ({os.fspath(task)!r}).")
+    from tracer_env.tasks.jsonl import JsonlTask  # here, so that importing the registry imports no task
+
+    return JsonlTask(task, split=split)
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.endswith(".jsonl") or "/" in name or os.sep in name
+
+
+def _make(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Task:
+    entry_point = _ENTRY_POINTS[name]
+    module, _, attribute = entry_point.partition(":")
+    try:
+        factory: Any = getattr(import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"task {name!r} is registered as {entry_point!r}, which cannot be imported.") from error
+    made = factory(split=split, data_dir=data_dir)
+    if not isinstance(made, Task):
+        raise ConfigError(f"task {name!r}: {entry_point!r} returned a {type(made).__name__}, which is not a Task.")
+    return made
