@@ -105,7 +105,7 @@ class ControlValues:
     skip: float
     speak: float
     weight: float = 1.0
-    features: NDArray[np.float32] | None = None
+    features: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ sometimes mistaken, so that a proposer learns not to follow every review.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -109,6 +110,9 @@ def _misread(step: Step, op: str) -> str:
     return {"+": "-", "-": "+", "*": "+", "/": "-"}[op]
 
 
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
+
+
 def _write(
     lines: list[str], given: tuple[str, ...], a: int, op: str, b: int, rng: np.random.Generator, slip_rate: float
 ) -> int:
@@ -117,7 +121,7 @@ def _write(
         return int(lines[-1].rsplit("= ", 1)[1])
     if op == "-" and a < b:
         a, b = b, a  # learners know no negative numbers: the smaller is taken from the larger
-    result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
+    result = _OPERATORS[op](a, b)
     if rng.random() < slip_rate:
         result = _miscalculate(a, op, b, result, rng)
     lines.append(f"{a} {op} {b} = {result}")

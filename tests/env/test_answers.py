@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -428,7 +429,7 @@ def test_no_math500_gold_matches_the_next_one_unless_equal(shared_datasets: Path
     task = Math500Task("test", shared_datasets)
     golds = sorted({task.question(i).gold for i in range(0, task.num_questions(), 4)})
     golds = [gold for gold in golds if "circ" not in gold]  # a missing degree sign is forgiven
-    matches = [(a, b) for a, b in zip(golds, golds[1:], strict=False) if task.answers_match(a, b)]
+    matches = [(a, b) for a, b in pairwise(golds) if task.answers_match(a, b)]
     assert matches == []
 
 

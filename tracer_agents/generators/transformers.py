@@ -202,11 +202,12 @@ class TransformersGenerator:
         self, prompts: Sequence[_Encoded], roles: Sequence[Role], new_ids: NDArray[np.int64], recorder: _Recorder
     ) -> list[Candidate]:
         logprobs, p_right = recorder.logprobs(), recorder.p_right()
-        ended = np.isin(new_ids, self._eos)
-        lengths = np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, new_ids.shape[1])
+        is_end = np.isin(new_ids, self._eos)
+        ended: NDArray[np.bool_] = np.asarray(is_end.any(axis=1))
+        lengths = np.where(ended, is_end.argmax(axis=1) + 1, new_ids.shape[1])
         sampled = [row[:length] for row, length in zip(new_ids, lengths, strict=True)]
         texts = self.tokenizer.batch_decode(
-            [row[:-1] if end else row for row, end in zip(sampled, ended.any(axis=1), strict=True)],
+            [row[:-1] if end else row for row, end in zip(sampled, ended, strict=True)],
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
@@ -215,9 +216,9 @@ class TransformersGenerator:
                 text=texts[b],
                 prompt_ids=np.array(prompts[b].ids, dtype=np.int64),
                 token_ids=sampled[b].astype(np.int64),
-                logprobs=logprobs[b, : lengths[b]],
+                logprobs=logprobs[b, : lengths[b]].copy(),
                 p_right=float(p_right[b]) if roles[b] is Role.REVIEWER and p_right is not None else None,
-                truncated=not ended[b].any(),
+                truncated=not ended[b],
                 num_cut=prompts[b].num_cut,
             )
             for b in range(len(prompts))

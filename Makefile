@@ -1,0 +1,38 @@
+# Two commands: `make train` and `make test`. Both set up .venv first, and can be run again at any time.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: train test soak results model lint clean
+
+# One installation for everything; pip's own settings (index, proxy, cache) are the user's.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+train: $(READY)  ## the main job; ARGS="--help" lists every setting
+	$(BIN)/python examples/train_tracer.py $(ARGS)
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+soak: $(READY)  ## the long series
+	$(BIN)/python -m pytest -m slow --timeout 7200 $(ARGS)
+
+results: $(READY)  ## re-make the figures of docs/results.md (hours)
+	$(BIN)/python benchmarks/results.py $(ARGS)
+
+model: $(READY)  ## re-train the shipped model (about an hour)
+	$(BIN)/python -m scripts.tiny_model.train $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell README.md docs tracer_env tracer_agents tests examples scripts benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
