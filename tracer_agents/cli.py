@@ -6,17 +6,23 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tracer_agents.config import PRESETS, SMOKE, TrainConfig
 from tracer_env.errors import ConfigError, TracerError, UnknownNameError
 
+if TYPE_CHECKING:
+    from tracer_agents.trainers.tracer import Training
+
 __all__ = ["add_train_arguments", "config_from", "eval_command", "main", "train_command"]
+
+Flow = Callable[["Training"], dict[str, Any]]
+"""What to do with a prepared run; returns its summary."""
 
 _CONVERTERS = {"int": int, "float": float, "str": str, "str | None": str}
 
@@ -101,8 +107,12 @@ def _run_dir(args: argparse.Namespace, config: TrainConfig) -> Path:
     return Path("runs") / f"{Path(config.task).stem}-seed{config.seed}-{stamp}"
 
 
-def train_command(args: argparse.Namespace) -> int:
+def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
     """Run ``tracer train``: measure, train both layers, re-fit, measure again, print the table.
+
+    Args:
+        args: parsed options of ``add_train_arguments``.
+        flow: what to do with the prepared run; by default ``Training.run``.
 
     Returns:
         The exit status: 0, or 130 after an interrupt (a checkpoint is on the disk).
@@ -116,17 +126,15 @@ def train_command(args: argparse.Namespace) -> int:
         run.open(config, resume=True)
         print(f"{run.path} is finished; nothing to do.")
         return 0
+    run.check_free(resume=args.resume)
+    print("Loading torch, transformers and TRL ...", flush=True)
     _set_threads(args.threads)
-    with TrainProgress(config) as progress:
-        from tracer_agents.trainers.tracer import Training
+    from tracer_agents.trainers.tracer import Training
 
+    with TrainProgress(config) as progress:
         try:
-            training = Training(config, run, resume=args.resume, progress=progress.step)
-            training.measure_before()
-            for update in training.updates_left():
-                progress.figures(update, training.update(update))
-            training.refit()
-            summary = training.measure_after()
+            training = Training(config, run, resume=args.resume, progress=progress)
+            summary = training.run_all() if flow is None else flow(training)
         except KeyboardInterrupt:
             progress.stop()
             saved = run.latest_checkpoint()
@@ -134,7 +142,7 @@ def train_command(args: argparse.Namespace) -> int:
             print(f"\nInterrupted; {where}. Continue with the same options and: --run-dir {run.path} --resume")
             return 130
     print_results(summary)
-    print_closing(config, run.path, summary)
+    print_closing(run.path)
     return 0
 
 

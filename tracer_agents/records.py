@@ -116,17 +116,29 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if it is not empty and ``resume`` is not asked for, is not a run, or has other settings.
         """
-        has_content = self.path.exists() and any(self.path.iterdir())
-        if has_content and not resume:
-            raise RunDirectoryError(
-                f"{self.path} is not empty. Continue that run with --resume, or choose another --run-dir."
-            )
-        if has_content:
+        self.check_free(resume=resume)
+        if self._has_content():
             self._check_same(config)
             return
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "config.json", config.to_json())
         write_json(self.path / "manifest.json", software())
+
+    def _has_content(self) -> bool:
+        return self.path.exists() and any(self.path.iterdir())
+
+    def check_free(self, *, resume: bool) -> None:
+        """Check that a run may be written here, before anything slow is loaded.
+
+        Raises:
+            RunDirectoryError: if the folder is a file, or is not empty and ``resume`` is not asked for.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} is a file; choose a folder as --run-dir.")
+        if self._has_content() and not resume:
+            raise RunDirectoryError(
+                f"{self.path} is not empty. Continue that run with --resume, or choose another --run-dir."
+            )
 
     def _check_same(self, config: TrainConfig) -> None:
         try:

@@ -149,7 +149,7 @@ def _print_near_zero(console: Console, task: str, figures: Mapping[str, Any]) ->
         )
 
 
-def print_closing(config: TrainConfig, path: Path, summary: Mapping[str, Any]) -> None:
+def print_closing(path: Path) -> None:
     """Say where everything is and how to look at it."""
     print(f"Run directory: {path}")
     print(f"  every dialogue:   {path / 'episodes.jsonl'}")

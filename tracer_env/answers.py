@@ -97,7 +97,7 @@ def answers_match(prediction: str | None, gold: str, kind: str) -> bool:
 # --- verdicts -----------------------------------------------------------------------------------------------------
 
 _VERDICT = re.compile(
-    r"\s*(?:[-+]\s+|\d{1,3}[.)]\s+)?(?:(?:verdict|judge?ment)\s*:\s*)?(right|wrong)\s*(?:$|[.,:;!(\u2013\u2014]|-(?!\w))",
+    r"\s*(?:[-+]\s+|\d{1,3}[.)]\s+)?(?:(?:verdict|judgement|judgment)\s*:\s*)?(right|wrong)\s*(?:$|[.,:;!(\u2013\u2014]|-(?!\w))",
     re.IGNORECASE | re.ASCII,
 )
 _VERDICT_WORD = re.compile(r"\b(?:right|wrong)\b", re.IGNORECASE | re.ASCII)

@@ -282,7 +282,7 @@ def transcripts(
     slips: Slips,
     rng: np.random.Generator,
     firsts: tuple[str, ...] = (),
-) -> list[Example]:
+) -> tuple[list[Example], list[Example]]:
     """Play two games of one question: one of a random shape with random controls, one of three spoken turns.
 
     Args:
@@ -294,11 +294,12 @@ def transcripts(
             what is *taught* as a first proposal is always a learner's.
 
     Returns:
-        All examples of both games.
+        The examples of each game.
     """
     question, plan = task.question(index), task.plan(index)
     rules = _SHAPES[int(rng.choice(len(_SHAPES), p=[share for share, _ in _SHAPES]))][1]
     own: tuple[str | None, str | None] = (firsts[0], firsts[-1]) if firsts else (None, None)
-    return _play(task, question, plan, rules, 0.85, slips, rng, own[0]) + _play(
-        task, question, plan, Rules(rounds=3), 1.0, slips, rng, own[1]
+    return (
+        _play(task, question, plan, rules, 0.85, slips, rng, own[0]),
+        _play(task, question, plan, Rules(rounds=3), 1.0, slips, rng, own[1]),
     )

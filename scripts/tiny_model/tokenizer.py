@@ -27,9 +27,10 @@ def build_tokenizer(num_questions: int = 4000) -> PreTrainedTokenizerFast:
     rng = np.random.default_rng(0)
     task = ArithmeticTask("train")
     for index in range(num_questions):
-        for example in transcripts(task, index, Slips(), rng):
-            text = example.prompt + example.utterance
-            words.update(word for word, _ in split.pre_tokenize_str(text))
+        for game in transcripts(task, index, Slips(), rng):
+            for example in game:
+                text = example.prompt + example.utterance
+                words.update(word for word, _ in split.pre_tokenize_str(text))
     vocab = {word: i for i, word in enumerate((*SPECIAL, *sorted(words)))}
     backend = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
     backend.pre_tokenizer = split

@@ -1,8 +1,8 @@
 """Train the tiny model from scratch: ``python -m scripts.tiny_model.train --out DIR --minutes 30``.
 
-Each example is a prompt of the game and an utterance, and only the utterance is learned. Prompts of one question
-share most of their text, so all examples of a question are packed as a tree: a token sees its ancestors only, and
-its position is its depth. That is the same loss as training on each example alone, at less than half the cost.
+Each example is a prompt of the game and an utterance, and only the utterance is learned. Prompts of one game
+share most of their text, so all examples of a game are packed as a tree: a token sees its ancestors only, and its
+position is its depth. That is the same loss as training on each example alone, at about half the cost.
 
 Two stages: simulated learners' transcripts first; then the model's own sampled proposals stand in them as well, so
 that the judge meets the errors it will have to find.
@@ -35,7 +35,7 @@ VERDICT_WEIGHT = 3.0
 
 @dataclass(frozen=True)
 class Pack:
-    """All examples of one question as a tree of text segments; ``L`` tokens."""
+    """All examples of one game as a tree of text segments; ``L`` tokens."""
 
     ids: list[int]  # (L,)
     positions: list[int]  # (L,)
@@ -125,7 +125,7 @@ def batches(
 
     Args:
         tokenizer: the tokenizer.
-        batch_size: questions per batch.
+        batch_size: games per batch, two of each question.
         seed: seed of the writers.
         start: index of the first question.
         pool: own first proposals by question index; empty in the first stage. The second stage goes through these
@@ -136,15 +136,15 @@ def batches(
     index, pooled = start, sorted(pool)
     while True:
         packs: list[Pack] = []
-        for k in range(batch_size * 16):
+        for k in range(batch_size * 8):
             if pool and k % 2:
                 chosen = pooled[int(rng.integers(len(pooled)))]
                 own = tuple(rng.choice(pool[chosen], 2))
-                examples = transcripts(task, chosen, slips, rng, own)
+                games = transcripts(task, chosen, slips, rng, own)
             else:
-                examples = transcripts(task, index, slips, rng)
+                games = transcripts(task, index, slips, rng)
                 index += 1
-            packs.append(pack_examples(examples, tokenizer, cache))
+            packs.extend(pack_examples(game, tokenizer, cache) for game in games)
         cache.clear()
         packs.sort(key=lambda p: len(p.ids))
         for b in rng.permutation(16):
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="time of the first stage")
     parser.add_argument("--own-minutes", type=float, default=8.0, help="time of the second stage")
     parser.add_argument("--start-from", type=Path, help="skip the first stage and continue from this folder")
-    parser.add_argument("--batch-size", type=int, default=16, help="questions per batch")
+    parser.add_argument("--batch-size", type=int, default=32, help="games per batch")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -40,6 +40,7 @@ from tracer_env.prompts import Section
 PAD, EOS, UNK, BOS, RIGHT, WRONG = range(6)
 VOCABULARY = ["<pad>", "<eos>", "<unk>", "<bos>", "RIGHT", "WRONG", "<user>", "<assistant>"]
 VOCABULARY += [f"w{i}" for i in range(40 - len(VOCABULARY))]
+NUM_IDS = len(VOCABULARY)
 TEMPLATE = (
     "{% for m in messages %}<user> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
 )
@@ -67,23 +68,23 @@ def word_tokenizer(*, chat=False, bos=False, close=False):
     return tokenizer
 
 
-def tiny_model(kind="qwen2", *, seed=0, rows=len(VOCABULARY), context=64):
+def tiny_model(kind="qwen2", *, seed=0, rows=NUM_IDS, context=64):
     """A random model of about 20,000 weights, with logits spread enough for different texts to differ."""
-    shape = dict(
-        vocab_size=rows,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=context,
-        initializer_range=0.3,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
+    shape = {
+        "vocab_size": rows,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": context,
+        "initializer_range": 0.3,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+    }
     config, model = {
         "qwen2": (Qwen2Config, Qwen2ForCausalLM),
         "qwen3": (Qwen3Config, Qwen3ForCausalLM),
@@ -273,7 +274,7 @@ def test_nothing_global_changes():
         )
 
     before = facts()
-    generator.generate(mixed_requests(1.0) + [ask("w1", "base")])
+    generator.generate([*mixed_requests(1.0), ask("w1", "base")])
     assert facts() == before
 
 
@@ -469,7 +470,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path):
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    model = tiny_model(rows=len(VOCABULARY) + 24)
+    model = tiny_model(rows=NUM_IDS + 24)
     model.generation_config = GenerationConfig(eos_token_id=[EOS], temperature=0.3, do_sample=True)
     model.save_pretrained(folder)
     tokenizer = word_tokenizer()
@@ -481,13 +482,14 @@ def model_folder(tmp_path_factory):
 def test_load_base_model(model_folder):
     model, tokenizer = load_base_model(model_folder, device="cpu")
     assert model.dtype == torch.float32
+    assert tokenizer("w1 RIGHT\nw2")["input_ids"] == word_tokenizer()("w1 RIGHT\nw2")["input_ids"]
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == EOS
     assert tokenizer.padding_side == "left"
     # Rows beyond the tokenizer's ids are gone, the others are unchanged.
     rows = model.get_output_embeddings().weight
-    assert torch.equal(rows, tiny_model(rows=len(VOCABULARY) + 24).get_output_embeddings().weight[: len(VOCABULARY)])
+    assert torch.equal(rows, tiny_model(rows=NUM_IDS + 24).get_output_embeddings().weight[: len(VOCABULARY)])
     candidates = TransformersGenerator(model, tokenizer, max_new_tokens=20).generate([ask("w1 w2")] * 32)
     assert max(int(c.token_ids.max()) for c in candidates) < len(VOCABULARY)
     assert any(not c.truncated for c in candidates)

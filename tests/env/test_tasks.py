@@ -111,7 +111,7 @@ def test_gsm8k_golds_are_read_by_their_own_rule(shared_datasets: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["It is 5.", "#### five", "#### 5 apples", "#### ", "#### 5.5.5", "#### 1e5", "#### \u0665"]
+    "answer", ["It is 5.", "5", "#### five", "#### 5 apples", "#### ", "#### 5.5.5", "#### 1e5", "#### \u0665"]
 )
 def test_gsm8k_gold_must_be_an_integer(answer: str) -> None:
     with pytest.raises(DataFormatError, match=r"file line 3: field 'answer'"):

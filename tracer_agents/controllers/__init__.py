@@ -1,0 +1,1 @@
+"""Controllers: who decides SPEAK or SKIP."""

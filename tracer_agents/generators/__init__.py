@@ -1,0 +1,1 @@
+"""Generators: who writes the texts."""

@@ -19,7 +19,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from tracer_agents.errors import CheckpointError, ModelFolderError
 from tracer_env.errors import ConfigError, UnknownNameError
@@ -94,7 +101,7 @@ def load_base_model(
     dtype = torch.float32 if target.type == "cpu" else torch.bfloat16
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = _load_tokenizer(folder)
         model = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True
         )
@@ -106,6 +113,17 @@ def load_base_model(
     _align_special_tokens(model, tokenizer, str(folder))
     _trim_vocabulary(model, tokenizer, str(folder))
     return model.to(target).eval().requires_grad_(False), tokenizer
+
+
+def _load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer as its ``tokenizer.json`` describes it.
+
+    ``AutoTokenizer`` of transformers 5 goes by the model's type: beside a Qwen2 model it takes the vocabulary of that
+    file but Qwen's own way of splitting text, without a word, so a tokenizer of one's own comes out wrong.
+    """
+    if (Path(folder) / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _default_device() -> torch.device:

@@ -1,0 +1,1 @@
+"""Trainers: the generation-credit layer and the run that alternates both layers."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,8 +43,24 @@ from tracer_env import Game, TracerRewards
 
 __all__ = ["CollapseGuard", "Training"]
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is done, steps done, steps in all)."""
+class Progress(Protocol):
+    """Is told how far a run is."""
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """``done`` of ``total`` steps of ``what`` are done."""
+        ...
+
+    def figures(self, update: int, stats: Mapping[str, float]) -> None:
+        """An update has been made."""
+        ...
+
+
+class _Silent:
+    def step(self, what: str, done: int, total: int) -> None:
+        pass
+
+    def figures(self, update: int, stats: Mapping[str, float]) -> None:
+        pass
 
 
 class CollapseGuard:
@@ -110,7 +126,7 @@ class Training:
         from tracer_agents.trainers.gspo import GspoLearner
 
         self.config, self.run = config, run
-        self._progress = progress or (lambda what, done, total: None)
+        self._progress: Progress = progress or _Silent()
         self._started = time.monotonic()
         self.game, self._eval_game = make_game(config, config.split), make_game(config, config.eval_split)
         self._eval_questions = evaluation_questions(self._eval_game, config.eval_questions)
@@ -132,6 +148,18 @@ class Training:
         if resume:
             self._restore()
         self._board = TensorBoard(run.path / "tb", purge_step=self.resumed_from)
+
+    def run_all(self) -> dict[str, Any]:
+        """Make every step that is left.
+
+        Returns:
+            The summary.
+        """
+        self.measure_before()
+        for update in self.updates_left():
+            self.update(update)
+        self.refit()
+        return self.measure_after()
 
     # --- the steps ---------------------------------------------------------------------------------------------------
 
@@ -180,7 +208,8 @@ class Training:
         self._board.controllers(self.controllers, update)
         self._board.transcripts("transcripts/train", episodes[:3], update)
         self._checkpoint()
-        self._progress("train", update, config.updates)
+        self._progress.step("train", update, config.updates)
+        self._progress.figures(update, stats)
         return stats
 
     def refit(self) -> None:
@@ -193,7 +222,7 @@ class Training:
             self._update_controllers(episodes)
             self.run.append_episodes(episodes, "refit", update)
             self._board.controllers(self.controllers, self.config.updates + update)
-            self._progress("refit", update, self.config.refit_updates)
+            self._progress.step("refit", update, self.config.refit_updates)
 
     def measure_after(self) -> dict[str, Any]:
         """Measure the deployed team and what stands beside it, write ``final/`` and ``summary.json``.
@@ -265,7 +294,7 @@ class Training:
         self.results[name] = figures
         self.run.append_episodes(episodes, name, self.done)
         self._board.scalars(f"evaluation/{name}", figures, self.done)
-        self._progress(name, 1, 1)
+        self._progress.step(name, 1, 1)
 
     def _measure_single(self, prefix: str) -> None:
         proposer = policy_of(self.config, self.game.rules.seats[0])
@@ -279,7 +308,7 @@ class Training:
         self.results[f"{prefix}self_consistency_3"] = self_consistency(
             self._eval_game, proposer, self.generator, self._eval_questions, samples=3
         )
-        self._progress(f"{prefix}single-agent baselines", 1, 1)
+        self._progress.step(f"{prefix}single-agent baselines", 1, 1)
 
     # --- checkpoints -----------------------------------------------------------------------------------------------------
 
