@@ -1,4 +1,4 @@
-"""A task whose answers are plain words, for tests of the rules: the utterance "42" proposes 42, "?" proposes nothing."""
+"""A task whose answers are plain words, for tests of the rules: "42" proposes 42, "?" proposes nothing."""
 
 from __future__ import annotations
 

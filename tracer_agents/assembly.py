@@ -26,6 +26,7 @@ _PHASES = {"train": 0, "refit": 1, "before": 2, "after": 3, "learn": 4, "adapter
 SHIPPED_MODEL = Path(__file__).resolve().parent / "models" / "tiny"
 """The small model that comes with the package."""
 
+
 def seed_of(seed: int, phase: str, update: int = 0) -> int:
     """Return the seed of one phase of one update, in [0, 2**63)."""
     sequence = np.random.SeedSequence([seed, _PHASES[phase], update])
@@ -37,13 +38,13 @@ def policy_of(config: TrainConfig, seat: Seat) -> str:
     return seat.name if config.policies == "seat" else seat.role.value
 
 
-def make_game(config: TrainConfig, split: str) -> Game:
-    """Return the game of a run on one split. Its rewards pay the team return U."""
+def make_game(config: TrainConfig, *, task: str, split: str) -> Game:
+    """Return the game of a run on one split of a task. Only named tasks look at ``data_dir``."""
     costs = Costs(per_call=config.cost_per_call, per_1k_tokens=config.cost_per_1k_tokens)
     return Game(
-        config.task,
+        task,
         split=split,
-        data_dir=config.data_dir,
+        data_dir=None if task.endswith(".jsonl") or task == "arithmetic" else config.data_dir,
         rewards=_scheme(config, costs),
         abstraction=config.abstraction,
         proposers=config.proposers,
@@ -77,7 +78,7 @@ def questions_of(game: Game, seed: int, first: int, count: int) -> list[Question
 
 
 def evaluation_questions(game: Game, count: int) -> list[Question]:
-    """Return the held-out questions: the same for every run and seed, so that runs can be compared question by question.
+    """Return the held-out questions: the same for every run and seed, so that runs can be paired by question.
 
     Of a finite split a fixed random part is taken, or all of it.
     """

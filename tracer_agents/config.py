@@ -55,7 +55,8 @@ class TrainConfig(GspoConfig):
 
     task: str = setting("arithmetic", "task name or path to a JSONL file")
     split: str = setting("train", "questions to train on")
-    eval_split: str = setting("test", "questions to evaluate on; must differ from --split")
+    eval_task: str | None = setting(None, "task to evaluate on; the same task by default")
+    eval_split: str = setting("test", "split to evaluate on")
     data_dir: str | None = setting(None, "folder with the task's data (else TRACER_DATA_DIR, else the hub)")
     model: str | None = setting(None, "local model folder or hub id; the shipped model by default")
 
@@ -94,8 +95,16 @@ class TrainConfig(GspoConfig):
         _one_of("layers", self.layers, ("both", "controllers", "generators"))
         _one_of("policies", self.policies, ("seat", "role"))
         _one_of("estimator", self.estimator, ("rollout", "local"))
-        if self.split == self.eval_split:
-            raise ConfigError(f"split and eval_split are both {self.split!r}: a run may not train on its evaluation.")
+        is_file = self.task.endswith(".jsonl")
+        if self.eval_task in (None, self.task) and (is_file or self.split == self.eval_split):
+            raise ConfigError(
+                "a run may not train on the questions it is evaluated on. "
+                + (
+                    f"{self.task} has no parts: name another file or task as --eval-task."
+                    if is_file
+                    else f"Both splits are {self.split!r}: choose another --eval-split."
+                )
+            )
 
     @property
     def trains_controllers(self) -> bool:

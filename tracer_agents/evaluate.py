@@ -68,9 +68,7 @@ def _ask(
 ) -> list[list[Candidate]]:
     seat = Seat(Role.PROPOSER, 0)
     requests = [
-        Request(
-            prompt=game.prompt(initial_state(q), seat), policy=policy, role=Role.PROPOSER, temperature=temperature
-        )
+        Request(prompt=game.prompt(initial_state(q), seat), policy=policy, role=Role.PROPOSER, temperature=temperature)
         for q in questions
     ]
     flat = generator.generate([r for r in requests for _ in range(samples)])
@@ -114,9 +112,7 @@ def self_consistency(
     asked = _ask(game, policy, generator, questions, samples, 1.0)
     states: list[DialogueState] = []
     for question, candidates in zip(questions, asked, strict=True):
-        actions = {
-            seat: Action(Control.SPEAK, c.utterance) for seat, c in zip(rules.seats, candidates, strict=True)
-        }
+        actions = {seat: Action(Control.SPEAK, c.utterance) for seat, c in zip(rules.seats, candidates, strict=True)}
         states.append(advance(rules, game.task, initial_state(question), actions))
     return summarize(states)
 
@@ -161,16 +157,22 @@ def evaluate_tasks(
     from tracer_agents.assembly import evaluation_questions, make_game, make_team, policy_of
 
     config, trained = _config_of(run)
-    changes = {"data_dir": data_dir, "model": model or config.model, "seed": seed, "eval_split": split}
-    changes.update({"max_new_tokens": max_new_tokens or config.max_new_tokens})
-    changes.update({"batch_size": batch_size or config.batch_size})
-    config = replace(config, split="train" if split != "train" else "test", **changes)
+    config = replace(
+        config,
+        data_dir=data_dir,
+        model=model or config.model,
+        seed=seed,
+        split="train" if split != "train" else "test",
+        eval_split=split,
+        max_new_tokens=max_new_tokens or config.max_new_tokens,
+        batch_size=batch_size or config.batch_size,
+    )
     generator = _load_generator(config, run)
     team_of: Mapping[str, Controller]
     label = controllers or ("trained" if trained is not None else "always")
     results = {}
     for task in tasks:
-        game = make_game(replace(config, task=task), split)
+        game = make_game(config, task=task, split=split)
         seats = game.rules.seats
         if controllers is None and trained is not None:
             team_of = trained
@@ -221,6 +223,4 @@ def _load_generator(config: TrainConfig, run: str | None) -> Generator:
     model = add_policies(base, policies, config, seed=0)
     if run is not None:
         load_adapters(model, Path(run) / "final" / "adapters")
-    return TransformersGenerator(
-        model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size
-    )
+    return TransformersGenerator(model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)

@@ -233,7 +233,9 @@ def _plan(game: Game, team: Mapping[Seat, Player], line: _Line, probing: Probing
             and bool(line.draws.probe[state.round, column] < probing.probe_rate)
         )
         count = probing.num_candidates if probing is not None and probed else int(control is Control.SPEAK)
-        moves.append(_Move(line, seat, team[seat].policy, column, mask, control, probed, count, infoset, features, speak_prob))
+        moves.append(
+            _Move(line, seat, team[seat].policy, column, mask, control, probed, count, infoset, features, speak_prob)
+        )
     return moves
 
 
@@ -243,9 +245,7 @@ def _write(game: Game, generator: Generator, moves: Sequence[_Move], temperature
     for move in moves:
         if move.num_candidates:
             prompt = game.prompt(move.line.state, move.seat)
-            request = Request(
-                prompt=prompt, policy=move.policy, role=move.seat.role, temperature=temperature
-            )
+            request = Request(prompt=prompt, policy=move.policy, role=move.seat.role, temperature=temperature)
             requests += [request] * move.num_candidates
             owners += [move] * move.num_candidates
     candidates = generator.generate(requests) if requests else []

@@ -26,7 +26,7 @@ def env(task: str | os.PathLike[str] | Task = "arithmetic", **settings: Any) -> 
     return wrappers.OrderEnforcingWrapper(raw_env(task, **settings))
 
 
-class raw_env(AECEnv[str, Any, Any]):  # noqa: N801 - PettingZoo's naming triple env / raw_env / parallel_env
+class raw_env(AECEnv[str, Any, Any]):
     """A team of proposers and reviewers answers a question over a few rounds.
 
     ## Description
@@ -55,8 +55,9 @@ class raw_env(AECEnv[str, Any, Any]):  # noqa: N801 - PettingZoo's naming triple
     together; after that each is stepped once with None, and collects what it was paid since its last turn.
 
     ## Information
-    ``action_mask``, ``infoset``, ``tokens_spent``, ``calls_spent``, ``answer`` (standing), and about the agent's own last
-    turn ``verdict``, ``invalid``, ``control_corrected``, ``clipped``; also ``question_id``, and ``correct`` after the end.
+    ``action_mask``, ``infoset``, ``tokens_spent``, ``calls_spent``, ``answer`` (standing), and about the agent's own
+    last turn ``verdict``, ``invalid``, ``control_corrected``, ``clipped``; also ``question_id``, and ``correct`` after
+    the end.
 
     ## References
     TRACER (arXiv 2605.28699).

@@ -322,9 +322,7 @@ def _same(task: Task, a: str | None, b: str | None) -> bool:
     return a == b or task.answers_match(a, b)
 
 
-def _finish_round(
-    rules: Rules, before: DialogueState, after: DialogueState, turns: tuple[Turn, ...]
-) -> DialogueState:
+def _finish_round(rules: Rules, before: DialogueState, after: DialogueState, turns: tuple[Turn, ...]) -> DialogueState:
     skips = before.skips_in_a_row
     for turn in turns:
         skips = 0 if turn.spoke else skips + 1

@@ -18,7 +18,7 @@ from tracer_env.types import DialogueState, Seat
 __all__ = ["parallel_env"]
 
 
-class parallel_env(ParallelEnv[str, Any, Any]):  # noqa: N801 - PettingZoo's naming triple
+class parallel_env(ParallelEnv[str, Any, Any]):
     """The game of ``raw_env`` with one step per round. See there for everything but the call convention.
 
     All agents live until the end. Every step takes a dict of actions; those of seats that do not act are ignored and
@@ -100,9 +100,7 @@ class parallel_env(ParallelEnv[str, Any, Any]):  # noqa: N801 - PettingZoo's nam
 
     def step(
         self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
-    ]:
+    ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Play one round.
 
         Args:

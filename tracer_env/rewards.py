@@ -7,7 +7,7 @@ local, reaches the seats.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -84,9 +84,14 @@ class RewardScheme(Protocol):
         costs: what speaking costs.
     """
 
-    name: str
-    kind: RewardKind
-    costs: Costs
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see the class
+
+    @property
+    def kind(self) -> RewardKind: ...  # noqa: D102 - see the class
+
+    @property
+    def costs(self) -> Costs: ...  # noqa: D102 - see the class
 
     def turn_reward(self, before: DialogueState, turn: Turn) -> float:
         """Return the local reward of a turn, without costs; only for ``kind == LOCAL``."""
@@ -179,7 +184,7 @@ def _charges(costs: Costs, rules: Rules, turns: Sequence[Turn]) -> dict[Seat, fl
     return pay
 
 
-REWARD_SCHEMES = {"tracer": TracerRewards, "outcome": OutcomeRewards}
+REWARD_SCHEMES: dict[str, Callable[[], RewardScheme]] = {"tracer": TracerRewards, "outcome": OutcomeRewards}
 """Reward schemes by name."""
 
 

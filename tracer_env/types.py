@@ -62,12 +62,12 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question with its gold answer.
+    r"""One question with its gold answer.
 
     Attributes:
         question_id: unique within its task, stable between runs.
         text: what the team reads.
-        gold: the gold answer, already reduced to the answer itself (``"18"``, ``"\\frac{1}{2}"``, ``"C"``).
+        gold: the gold answer, already reduced to the answer itself (``"18"``, ``"\frac{1}{2}"``, ``"C"``).
         kind: the answer kind (``number``, ``latex``, ``choice`` or a task's own).
     """
 
@@ -143,12 +143,15 @@ def _rebuild_utterance(text: str, facts: dict[str, Any]) -> Utterance:
     return Utterance(text, **facts)
 
 
+_SILENCE = Utterance()
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
     """What one acting seat does: a control, and a text that is used only when the control is SPEAK."""
 
     control: Control
-    utterance: Utterance = Utterance()
+    utterance: Utterance = _SILENCE
 
 
 @dataclass(frozen=True, slots=True)

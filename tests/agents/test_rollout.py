@@ -85,7 +85,9 @@ def test_both_controls_are_valued_whichever_is_played():
 
 def test_one_value_is_the_episode_s_own_return():
     game = Game(ToyTask(), rounds=5, rewards=OutcomeRewards(costs=Costs(per_1k_tokens=1.0)))
-    for e in play(game, team_of(game, 0.5), ScriptedGenerator(script()), questions(game, 20), seed=3, probing=probing()):
+    for e in play(
+        game, team_of(game, 0.5), ScriptedGenerator(script()), questions(game, 20), seed=3, probing=probing()
+    ):
         for d in e.decisions:
             own = d.values.speak if d.control is Control.SPEAK else d.values.skip
             assert own == pytest.approx(game.team_return(e.state))
@@ -119,7 +121,9 @@ def test_the_played_index_is_independent_of_texts_and_rewards():
         task = ToyTask()
         game.task = task
         task.extract_answer = lambda text: text.split()[0]
-        episodes = play(game, team_of(game, 1.0), ScriptedGenerator(write), questions(game, 200), seed=7, probing=probing())
+        episodes = play(
+            game, team_of(game, 1.0), ScriptedGenerator(write), questions(game, 200), seed=7, probing=probing()
+        )
         found = []
         for e in episodes:
             for turn, group in zip(e.state.turns, e.groups, strict=True):

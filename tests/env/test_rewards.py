@@ -1,6 +1,7 @@
 """Reward schemes (method.md, section 3), by hand."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from toy import SKIP, ToyTask, play_script, speak, toy_game
@@ -12,7 +13,7 @@ from tracer_env.errors import ConfigError, RewardError, UnknownNameError
 
 def payments(game, states):
     rows = []
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         pay = game.pay(before, after)
         rows.append([round(pay[seat], 10) for seat in game.rules.seats])
     return rows

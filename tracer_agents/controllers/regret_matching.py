@@ -156,8 +156,8 @@ class RegretMatching:
 class FrozenController:
     """A learned controller as it is evaluated: it does not learn any more.
 
-    ``mode`` is ``"last"`` (last iterate), ``"average"`` (sampled average strategy) or ``"greedy"`` (the likelier control
-    of the average strategy; SPEAK in a tie). A set that was never updated has no learned strategy: it plays the
+    ``mode`` is ``"last"`` (last iterate), ``"average"`` (sampled average strategy) or ``"greedy"`` (the likelier
+    control of the average strategy; SPEAK in a tie). A set that was never updated has no learned strategy: it plays the
     uniform default, also in greedy mode (flaw C17 of the public code: it would silently play control 0 there).
     """
 
@@ -195,9 +195,7 @@ def save_controllers(path: str | os.PathLike[str], controllers: Mapping[str, Reg
         controllers: by seat name.
     """
     keys = [f"{seat}/{infoset}" for seat, c in controllers.items() for infoset in c.infosets]
-    arrays: dict[str, Any] = {
-        name: np.concatenate([c.table(name) for c in controllers.values()]) for name in _ARRAYS
-    }
+    arrays: dict[str, Any] = {name: np.concatenate([c.table(name) for c in controllers.values()]) for name in _ARRAYS}
     with open(path, "wb") as file:
         np.savez(file, keys=np.array(keys, dtype=np.str_), **arrays)
 

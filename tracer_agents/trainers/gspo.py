@@ -54,7 +54,7 @@ __all__ = ["GspoConfig", "GspoLearner"]
 
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _INDEX_FILE = "optimizer.json"
-_SPECIAL_IDS = ("eos_token_id", "bos_token_id", "pad_token_id")
+_TOUCHED_SETTINGS = ("eos_token_id", "bos_token_id", "pad_token_id", "use_cache")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -493,10 +493,11 @@ class _Trainer(GRPOTrainer):  # type: ignore[misc]  # trl is not followed by myp
     def _check_gap(self, scored: Tensor, inputs: dict[str, Any]) -> None:
         """Compare the trainer's log-probabilities under the behaviour weights with the sampler's, shape (B, L)."""
         sampled = inputs["sampling_per_token_logps"]
-        gap = (scored - sampled).abs() * inputs["completion_mask"]
-        self._gap_max = max(self._gap_max, gap.max().item())
-        if not self._gap_max <= self._tolerance:  # also when it is NaN
-            worst = int(gap.nan_to_num(nan=torch.inf).argmax())
+        # NaN counts as the largest gap; max() of Python would pass over it.
+        gap = torch.where(inputs["completion_mask"].bool(), (scored - sampled).abs(), 0.0).nan_to_num(nan=torch.inf)
+        worst = int(gap.argmax())
+        self._gap_max = max(self._gap_max, gap.flatten()[worst].item())
+        if self._gap_max > self._tolerance:
             raise GeneratorError(
                 f"the sampler gave a token the log-probability {sampled.flatten()[worst].item():.4f}, the trainer "
                 f"gives it {scored.flatten()[worst].item():.4f} (tolerance {self._tolerance}): the candidates were "
@@ -527,7 +528,7 @@ def _restored(model: PeftModel) -> Iterator[None]:
     base = base_of(model)
     training = {module: module.training for module in model.modules()}
     patched = {module: module.__dict__.get("forward") for module in (model, base)}
-    settings, config_ids = base.generation_config, {key: getattr(base.config, key, None) for key in _SPECIAL_IDS}
+    settings, config_ids = base.generation_config, {key: getattr(base.config, key, None) for key in _TOUCHED_SETTINGS}
     base.generation_config = copy.deepcopy(settings)
     try:
         yield

@@ -43,6 +43,7 @@ from tracer_env import Game, TracerRewards
 
 __all__ = ["CollapseGuard", "Training"]
 
+
 class Progress(Protocol):
     """Is told how far a run is."""
 
@@ -128,7 +129,8 @@ class Training:
         self.config, self.run = config, run
         self._progress: Progress = progress or _Silent()
         self._started = time.monotonic()
-        self.game, self._eval_game = make_game(config, config.split), make_game(config, config.eval_split)
+        self.game = make_game(config, task=config.task, split=config.split)
+        self._eval_game = make_game(config, task=config.eval_task or config.task, split=config.eval_split)
         self._eval_questions = evaluation_questions(self._eval_game, config.eval_questions)
         self.game.task.num_questions()  # a missing split or data set is an error now, not after the evaluation
         seats = self.game.rules.seats
@@ -161,7 +163,7 @@ class Training:
         self.refit()
         return self.measure_after()
 
-    # --- the steps ---------------------------------------------------------------------------------------------------
+    # --- the steps --------------------------------------------------------------------------------
 
     def measure_before(self) -> None:
         """Measure the untrained team and the single-agent baselines of the base model; write checkpoint 0."""
@@ -254,7 +256,7 @@ class Training:
         self._board.close()
         return summary
 
-    # --- playing -------------------------------------------------------------------------------------------------------
+    # --- playing ----------------------------------------------------------------------------------
 
     def _deployed(self, mode: str) -> dict[str, Controller]:
         if not self.config.trains_controllers:
@@ -274,7 +276,14 @@ class Training:
         first = (update - 1) * count + (config.updates * config.questions_per_update if phase == "refit" else 0)
         questions = questions_of(self.game, seed_of(config.seed, "questions"), first, count)
         self.generator.reseed(seed)
-        return play(self.game, make_team(config, self.game, self.controllers), self.generator, questions, seed=seed, probing=probing)
+        return play(
+            self.game,
+            make_team(config, self.game, self.controllers),
+            self.generator,
+            questions,
+            seed=seed,
+            probing=probing,
+        )
 
     def _update_controllers(self, episodes: Sequence[Episode]) -> None:
         for name, controller in self.controllers.items():
@@ -283,13 +292,17 @@ class Training:
             ]
             controller.update(values)
 
-    # --- measuring -----------------------------------------------------------------------------------------------------
+    # --- measuring --------------------------------------------------------------------------------
 
     def _measure(self, name: str, controllers: Mapping[str, Controller]) -> None:
         seed = seed_of(self.config.seed, "before")  # the same draws before and after: paired
         self.generator.reseed(seed)
         figures, episodes = evaluate_team(
-            self._eval_game, make_team(self.config, self.game, controllers), self.generator, self._eval_questions, seed=seed
+            self._eval_game,
+            make_team(self.config, self.game, controllers),
+            self.generator,
+            self._eval_questions,
+            seed=seed,
         )
         self.results[name] = figures
         self.run.append_episodes(episodes, name, self.done)
@@ -310,7 +323,7 @@ class Training:
         )
         self._progress.step(f"{prefix}single-agent baselines", 1, 1)
 
-    # --- checkpoints -----------------------------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
         from tracer_agents.generators.policies import save_adapters

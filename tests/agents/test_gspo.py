@@ -1,0 +1,428 @@
+"""Training through a real TRL trainer on a tiny random model: what moves, what does not, and what it adds up to."""
+
+import os
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from test_generator import EOS, ask, bit_equal, tiny_model, two_policies, weights_of, word_tokenizer, words
+
+from tracer_agents.errors import CheckpointError, CollapseError, GeneratorError
+from tracer_agents.generators.policies import active_policy, add_policies, load_policies, save_policies
+from tracer_agents.generators.transformers import TransformersGenerator
+from tracer_agents.interfaces import Group
+from tracer_agents.losses import group_advantages
+from tracer_agents.trainers import gspo
+from tracer_agents.trainers.gspo import GspoConfig, GspoLearner
+from tracer_env import Role
+from tracer_env.errors import ConfigError, RewardError, UnknownNameError
+
+TEAM = ("proposer_0", "reviewer_0")
+WIDE = {"epsilon_low": 0.2, "epsilon_high": 0.2}
+
+
+def settings(**changes):
+    return GspoConfig(
+        **{
+            "num_candidates": 4,
+            "groups_per_update": 4,
+            "num_minibatches": 2,
+            "num_iterations": 2,
+            "learning_rate": 3e-3,
+            "lora_r": 4,
+        }
+        | changes
+    )
+
+
+def team(config=None, *, model=None, **generation):
+    """Return model, generator and learner of two policies."""
+    config = config or settings()
+    model = model or two_policies()
+    generator = TransformersGenerator(model, word_tokenizer(), **({"max_new_tokens": 8, "seed": 0} | generation))
+    return model, generator, GspoLearner(model, word_tokenizer(), TEAM, config)
+
+
+def even_ids(candidate):
+    return float(np.mean(candidate.token_ids % 2 == 0))
+
+
+def sample(generator, reward=even_ids, *, policy="proposer_0", groups=4, k=4, seed=0, temperature=1.0):
+    role = Role.REVIEWER if policy.startswith("reviewer") else Role.PROPOSER
+    requests = [ask(words(3 + 2 * g, seed + g), policy, role, temperature) for g in range(groups) for _ in range(k)]
+    candidates = generator.generate(requests)
+    return [
+        Group(policy=policy, candidates=tuple(c), rewards=np.array([reward(x) for x in c], dtype=np.float64))
+        for c in (candidates[i : i + k] for i in range(0, len(candidates), k))
+    ]
+
+
+def everything(model):
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def spy(monkeypatch):
+    """Collect the tensors that reach TRL's loss."""
+    seen = []
+    original = gspo._Trainer._compute_loss
+
+    def watch(self, model, inputs):
+        seen.append({k: v.clone() if torch.is_tensor(v) else v for k, v in inputs.items()})
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(gspo._Trainer, "_compute_loss", watch)
+    return seen
+
+
+# What is trained on.
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+def test_the_trainer_sees_the_samplers_ids_logprobs_and_our_advantages(kind, monkeypatch):
+    seen = spy(monkeypatch)
+    _, generator, learner = team(model=two_policies(tiny_model(kind)))
+    groups = sample(generator)
+    stats = learner.update("proposer_0", groups, seed=0)
+    assert stats["logprob_gap_max"] < 1e-4
+    rows = {}
+    for batch in seen[:2]:  # the minibatches of the first iteration
+        for i in range(len(batch["advantages"])):
+            prompt = batch["prompt_ids"][i][batch["prompt_mask"][i].bool()].tolist()
+            text = batch["completion_ids"][i][batch["completion_mask"][i].bool()].tolist()
+            rows.setdefault((tuple(prompt), tuple(text)), []).append(batch["advantages"][i].item())
+    advantages = group_advantages(torch.tensor(np.array([g.rewards for g in groups])))
+    expected = {}
+    for group, row in zip(groups, advantages, strict=True):
+        for candidate, advantage in zip(group.candidates, row, strict=True):
+            key = (tuple(candidate.prompt_ids.tolist()), tuple(candidate.token_ids.tolist()))
+            expected.setdefault(key, []).append(advantage.item())
+    assert rows.keys() == expected.keys()
+    for key, values in expected.items():
+        assert sorted(rows[key]) == pytest.approx(sorted(values), rel=1e-4, abs=1e-5)
+    endings = [(c.truncated, c.token_ids[-1] == EOS) for g in groups for c in g.candidates]
+    assert set(endings) == {(True, False), (False, True)}  # both kinds were trained on, as they were sampled
+
+
+def test_only_the_updated_policy_moves():
+    model, generator, learner = team()
+    before = everything(model)
+    learner.update("reviewer_0", sample(generator, policy="reviewer_0"), seed=0)
+    after = everything(model)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if ".reviewer_0." in name}
+
+
+def test_the_ratio_moves_when_a_batch_is_used_in_several_steps():
+    _, generator, learner = team()
+    stats = learner.update("proposer_0", sample(generator), seed=0)
+    assert stats["steps"] == 4
+    assert stats["ratio_min"] < 1 - 3e-4
+    assert stats["ratio_max"] > 1 + 4e-4
+    assert 0 < stats["clipped_share"] <= 1
+    _, generator, learner = team(settings(num_minibatches=1, num_iterations=1))
+    stats = learner.update("proposer_0", sample(generator), seed=0)
+    assert (stats["steps"], stats["ratio_min"], stats["ratio_max"], stats["clipped_share"]) == (1, 1.0, 1.0, 0.0)
+    assert stats["logprob_gap_max"] < 1e-4
+
+
+def logprob_of(model, policy, candidate):
+    ids = torch.tensor(np.concatenate([candidate.prompt_ids, candidate.token_ids]))[None]
+    with active_policy(model, policy) as base, torch.no_grad():
+        scores = base(input_ids=ids).logits[0, len(candidate.prompt_ids) - 1 : -1].log_softmax(dim=-1)
+    return scores.gather(1, torch.tensor(candidate.token_ids)[:, None]).mean().item()
+
+
+def test_better_than_average_becomes_likelier_and_worse_less_likely():
+    model, generator, learner = team(settings(num_iterations=4, **WIDE))
+    groups = sample(generator)
+    learner.update("proposer_0", groups, seed=0)
+    change = {True: [], False: []}
+    for group in groups:
+        for candidate, reward in zip(group.candidates, group.rewards, strict=True):
+            if reward != group.rewards.mean():
+                now = logprob_of(model, "proposer_0", candidate)
+                change[bool(reward > group.rewards.mean())].append(now - candidate.logprobs.mean())
+    assert np.mean(change[True]) > 0.005
+    assert np.mean(change[False]) < -0.005
+
+
+def test_stopping_is_trained():
+    model, generator, learner = team(settings(num_iterations=4, **WIDE))
+    rates = []
+    for seed in range(8):
+        groups = sample(generator, lambda c: 0.0 if c.truncated else 1.0, groups=4, seed=10 * seed)
+        rates.append(np.mean([g.rewards for g in groups]))
+        learner.update("proposer_0", groups, seed=seed)
+    assert np.mean(rates[-2:]) > np.mean(rates[:2]) + 0.2
+
+
+def test_a_rewarded_first_token_is_learned():
+    config = settings(groups_per_update=8, num_candidates=4, learning_rate=1e-2, num_iterations=1, **WIDE)
+    model = add_policies(tiny_model(), TEAM, config.lora_config(), seed=0)
+    _, generator, learner = team(config, model=model, max_new_tokens=4)
+    before = everything(model)
+    rewards = []
+    for seed in range(16):
+        groups = sample(generator, lambda c: float(c.token_ids[0] >= 24), groups=8, seed=10 * seed)
+        rewards.append(learner.update("proposer_0", groups, seed=seed)["reward_mean"])
+    assert np.mean(rewards[:2]) < 0.6
+    assert np.mean(rewards[-4:]) > 0.85
+    after = everything(model)
+    assert all(torch.equal(before[name], after[name]) for name in before if ".proposer_0." not in name)
+
+
+# Which groups are trained on.
+
+
+def test_groups_without_spread_change_nothing():
+    model, generator, learner = team()
+    before = everything(model)
+    # 0.1 is not a binary fraction: the float32 mean of equal rewards differs from them.
+    for groups in (sample(generator, lambda c: 0.1), []):
+        stats = learner.update("proposer_0", groups, seed=0)
+        assert (stats["steps"], stats["groups"], stats["groups_with_spread"]) == (0, len(groups), 0)
+    after = everything(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_too_few_groups_are_normalised_by_the_planned_number(monkeypatch):
+    one_step = {"num_minibatches": 1, "num_iterations": 1}
+    seen = spy(monkeypatch)
+    norms, counts = [], []
+    for planned in (2, 4):
+        _, generator, learner = team(settings(groups_per_update=planned, **one_step))
+        groups = sample(generator, groups=2) + sample(generator, lambda c: 1.0, groups=2, seed=50)
+        stats = learner.update("proposer_0", groups, seed=0)
+        norms.append(stats["grad_norm"])
+        counts.append((stats["groups"], stats["groups_with_spread"], stats["groups_unused"]))
+    assert counts == [(4, 2, 0)] * 2
+    assert norms[0] == pytest.approx(2 * norms[1], rel=1e-4)
+    assert [len(batch["advantages"]) for batch in seen] == [8, 8]  # groups without spread were not computed
+
+
+def test_missing_sequences_are_filled_with_zero_advantage(monkeypatch):
+    """K = 3 does not split into 2 minibatches: a copy without advantage fills up and changes nothing else."""
+    seen = spy(monkeypatch)
+    config = settings(num_candidates=3, num_minibatches=2, num_iterations=1)
+    _, generator, learner = team(config)
+    groups = sample(generator, groups=3, k=3)
+    groups = [Group(policy=g.policy, candidates=g.candidates, rewards=np.array([0.0, 0.5, 2.0])) for g in groups]
+    stats = learner.update("proposer_0", groups, seed=0)
+    assert stats["groups_with_spread"] == 3
+    advantages = torch.cat([batch["advantages"] for batch in seen])
+    assert len(advantages) == 12
+    assert (advantages == 0).sum() == 3
+
+
+def test_surplus_groups_are_counted_and_chosen_at_random(monkeypatch):
+    seen = spy(monkeypatch)
+    chosen = []
+    for seed in (0, 1):
+        _, generator, learner = team(settings(groups_per_update=2))
+        groups = sample(generator, groups=6)
+        del seen[:]
+        stats = learner.update("proposer_0", groups, seed=seed)
+        assert stats["groups_unused"] == stats["groups_with_spread"] - 2 > 0
+        chosen.append({tuple(row.tolist()) for batch in seen for row in batch["prompt_ids"]})
+    assert chosen[0] != chosen[1]
+
+
+@pytest.mark.parametrize("change", [{"gradient_accumulation": 4}, {"gradient_checkpointing": True}], ids=str)
+def test_ways_of_saving_memory_give_the_same_weights(change):
+    one_step = {"num_minibatches": 1, "num_iterations": 1, "max_grad_norm": 0.0}
+    results = []
+    for config in (settings(**one_step), settings(**one_step, **change)):
+        model, generator, learner = team(config)
+        stats = learner.update("proposer_0", sample(generator), seed=0)
+        second = learner.update("proposer_0", sample(generator), seed=1)
+        assert not model.get_base_model().is_gradient_checkpointing
+        results.append((stats["loss"], stats["grad_norm"], second["grad_norm"]))
+    assert results[0] == pytest.approx(results[1], rel=1e-4, abs=1e-7)
+
+
+# What must not be trained on.
+
+
+@pytest.mark.parametrize("steps", [{}, {"num_minibatches": 1, "num_iterations": 1}], ids=["several", "one"])
+@pytest.mark.parametrize("shift", [-0.05, float("nan")])
+def test_logprobs_that_are_not_the_models_stop_the_update(shift, steps):
+    model, generator, learner = team(settings(**steps))
+    groups = sample(generator)
+    token = groups[2].candidates[1].logprobs
+    honest = token[0]
+    token[0] += shift
+    before = everything(model)
+    with pytest.raises(GeneratorError, match=rf"{re.escape(f'{token[0]:.4f}')}.*{re.escape(f'{honest:.4f}')}"):
+        learner.update("proposer_0", groups, seed=0)
+    after = everything(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_stale_candidates_stop_the_update():
+    _, generator, learner = team(settings(learning_rate=0.1))
+    groups = sample(generator)
+    learner.update("proposer_0", groups, seed=0)
+    with pytest.raises(GeneratorError, match="stale"):
+        learner.update("proposer_0", groups, seed=1)
+
+
+def test_the_temperature_of_sampling_and_training_must_agree():
+    _, generator, learner = team()
+    with pytest.raises(GeneratorError, match="temperature"):
+        learner.update("proposer_0", sample(generator, temperature=0.7), seed=0)
+    _, generator, learner = team(settings(temperature=0.7))
+    assert learner.update("proposer_0", sample(generator, temperature=0.7), seed=0)["logprob_gap_max"] < 1e-4
+
+
+def test_divergence_is_an_error():
+    _, generator, learner = team(settings(learning_rate=1e30))
+    with pytest.raises(CollapseError, match="checkpoint"):
+        learner.update("proposer_0", sample(generator), seed=0)
+
+
+def test_groups_that_make_no_sense_are_refused():
+    _, generator, learner = team()
+    good = sample(generator)
+    with pytest.raises(UnknownNameError, match="proposer_1"):
+        learner.update("proposer_1", good, seed=0)
+    with pytest.raises(ConfigError, match="reviewer_0"):
+        learner.update("reviewer_0", good, seed=0)
+    with pytest.raises(ConfigError, match="num_candidates = 4"):
+        learner.update("proposer_0", sample(generator, k=3), seed=0)
+    with pytest.raises(RewardError, match="nan"):
+        learner.update("proposer_0", sample(generator, lambda c: float("nan")), seed=0)
+    with pytest.raises(UnknownNameError, match="proposer_9"):
+        GspoLearner(learner.model, word_tokenizer(), ["proposer_9"], settings())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_candidates": 1},
+        {"groups_per_update": 0},
+        {"num_minibatches": 3},
+        {"gradient_accumulation": 5},
+        {"num_iterations": 0},
+        {"learning_rate": 0.0},
+        {"epsilon_low": 1.0},
+        {"epsilon_high": 0.0},
+        {"temperature": 0.0},
+        {"lora_r": 0},
+        {"max_grad_norm": -1.0},
+        {"logprob_tolerance": 0.0},
+        {"learning_rate": float("nan")},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        settings(**change)
+
+
+# Side effects and resuming.
+
+
+def test_nothing_but_the_adapter_changes(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    model, generator, learner = team()
+    base = model.get_base_model()
+    model.train()
+    base.model.layers[0].eval()
+    groups = sample(generator)
+
+    def facts():
+        return (
+            torch.get_rng_state().tolist(),
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            [module.training for module in model.modules()],
+            [parameter.requires_grad for parameter in model.parameters()],
+            [parameter.grad is None for parameter in model.parameters()],
+            model.active_adapter,
+            "forward" in base.__dict__ or "forward" in model.__dict__,
+            base.config.to_dict(),
+            base.generation_config.to_dict(),
+            dict(os.environ),
+        )
+
+    before = facts()
+    capfd.readouterr()
+    learner.update("reviewer_0", [], seed=0)
+    learner.update("proposer_0", groups, seed=0)
+    after = facts()
+    assert before == after
+    assert list(tmp_path.iterdir()) == []
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def run(generator, learner, updates):
+    for update in updates:
+        generator.reseed(update)
+        for policy in TEAM:
+            groups = sample(generator, policy=policy, seed=10 * update)
+            learner.update(policy, groups, seed=update)
+
+
+def test_resuming_from_disk_is_exact(tmp_path):
+    model, generator, learner = team()
+    run(generator, learner, range(2))
+    save_policies(model, tmp_path)
+    learner.save(tmp_path)
+    run(generator, learner, range(2, 4))
+
+    torch.manual_seed(123)
+    resumed = load_policies(tiny_model(), tmp_path)
+    _, generator, learner = team(model=resumed)
+    forgetful = GspoLearner(two_policies(), word_tokenizer(), TEAM, settings())
+    assert not forgetful._optimizer_state("proposer_0")
+    learner.load(tmp_path)
+    run(generator, learner, range(2, 4))
+    for policy in TEAM:
+        assert bit_equal(weights_of(model, policy), weights_of(resumed, policy))
+
+    without_state = load_policies(tiny_model(), tmp_path)
+    _, generator, learner = team(model=without_state)
+    run(generator, learner, range(2, 4))
+    assert not bit_equal(weights_of(model, "proposer_0"), weights_of(without_state, "proposer_0"))
+
+
+def test_nothing_on_disk_is_pickled(tmp_path):
+    model, generator, learner = team()
+    run(generator, learner, range(1))
+    save_policies(model, tmp_path)
+    learner.save(tmp_path)
+    assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".safetensors", ".json"}
+
+
+def test_an_unused_learner_can_be_saved_and_restored(tmp_path):
+    _, _, learner = team()
+    learner.save(tmp_path)
+    learner.load(tmp_path)
+    assert not learner._optimizer_state("proposer_0")
+
+
+def test_optimiser_state_that_does_not_fit_is_named(tmp_path):
+    _, generator, learner = team()
+    with pytest.raises(CheckpointError, match="cannot read"):
+        learner.load(tmp_path)
+    run(generator, learner, range(1))
+    learner.save(tmp_path)
+    one_policy = GspoLearner(two_policies(), word_tokenizer(), TEAM[:1], settings())
+    with pytest.raises(CheckpointError, match="reviewer_0"):
+        one_policy.load(tmp_path)
+    other = add_policies(tiny_model(), TEAM, settings(lora_r=2).lora_config(), seed=0)
+    with pytest.raises(CheckpointError, match="another rank"):
+        GspoLearner(other, word_tokenizer(), TEAM, settings()).load(tmp_path)
+
+
+def test_the_same_seed_gives_the_same_update_and_another_does_not():
+    results = []
+    for seed in (0, 0, 1):
+        model, generator, learner = team()
+        learner.update("proposer_0", sample(generator), seed=seed)
+        results.append(weights_of(model, "proposer_0"))
+    assert bit_equal(results[0], results[1])
+    assert not bit_equal(results[0], results[2])

@@ -1,0 +1,288 @@
+"""The whole training run, for real: shipped model, TRL, checkpoints, resuming, evaluation. Small sizes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tracer_agents import Candidate, Group, cli
+from tracer_agents.assembly import make_game, questions_of, seed_of
+from tracer_agents.config import TrainConfig
+from tracer_agents.errors import CollapseError
+from tracer_agents.trainers.tracer import CollapseGuard
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--smoke", "--updates", "2", "--questions-per-update", "6", "--groups-per-update", "4", "--refit-updates", "1",
+    "--refit-questions", "8", "--eval-questions", "12", "--seed", "5",
+]  # fmt: skip
+FIGURES = {
+    "num_questions", "accuracy", "accuracy_ci95", "tokens_per_question", "calls_per_question", "correction",
+    "preservation", "corruption",
+}  # fmt: skip
+
+
+def train(folder, *options):
+    return cli.main(["train", *SMALL, "--run-dir", str(folder), *options])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert train(folder) == 0
+    return folder
+
+
+def test_run_directory_layout(finished):
+    present = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
+    expected = {"config.json", "manifest.json", "episodes.jsonl", "timing.jsonl", "summary.json"} | {
+        f"final/{name}"
+        for name in (
+            "controllers.npz",
+            "adapters/proposer_0/adapter_model.safetensors",
+            "adapters/reviewer_0/adapter_model.safetensors",
+        )
+    }
+    assert expected <= present
+    assert any(name.startswith("tb/events") for name in present)
+    assert (finished / "checkpoints" / "000002" / "state.json").exists()
+    assert not [name for name in present if name.endswith((".pt", ".pth", ".bin", ".pkl"))]
+
+
+def test_summary_has_every_row_and_figure(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    for row in ("before", "after", "single_greedy", "single_sampled", "self_consistency_3", "always_speak"):
+        assert set(summary[row]) >= FIGURES
+        assert summary[row]["num_questions"] == 12
+    assert summary["after"]["speak_rates"]
+    assert summary["resumed_from_update"] is None
+    assert (summary["seed"], summary["task"], summary["model"]) == (5, "arithmetic", "shipped")
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["packages"]["trl"]
+
+
+def test_episodes_are_complete_and_hold_no_times(finished):
+    lines = [json.loads(line) for line in (finished / "episodes.jsonl").read_text().splitlines()]
+    phases = {line["phase"] for line in lines}
+    assert {"before", "train", "refit", "after", "always_speak"} <= phases
+    assert len({line["episode_id"] for line in lines}) == len(lines)
+    for line in lines:
+        assert list(line) == [
+            "episode_id", "phase", "update", "question_id", "seed", "turns", "final", "correct", "error",
+        ]  # fmt: skip
+        assert len(line["turns"]) == 5
+        assert list(line["turns"][0]) == [
+            "round", "agent", "control", "utterance", "answer", "verdict", "tokens_in", "tokens_out", "reward", "infoset",
+        ]  # fmt: skip
+        assert line["turns"][0]["utterance"]
+
+
+def test_training_moves_both_layers(finished):
+    adapters = load_file(finished / "final" / "adapters" / "proposer_0" / "adapter_model.safetensors")
+    assert any(np.abs(value).max() > 0 for name, value in adapters.items() if "lora_B" in name)
+    with np.load(finished / "final" / "controllers.npz", allow_pickle=False) as file:
+        assert file["updates"].max() == 1  # the re-fit starts anew
+    timing = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
+    assert timing[-1]["proposer_0/steps"] > 0
+    assert timing[-1]["proposer_0/ratio_max"] != 1.0
+
+
+def adapters_of(folder):
+    return {
+        f"{seat}/{name}": value
+        for seat in ("proposer_0", "reviewer_0")
+        for name, value in load_file(folder / "final" / "adapters" / seat / "adapter_model.safetensors").items()
+    }
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path):
+    folder = tmp_path / "run"
+    code = (
+        "import sys; from tracer_agents import cli; from tracer_agents.trainers import tracer\n"
+        "real = tracer.Training.update\n"
+        "def stop(self, update):\n"
+        "    if update == 2: raise KeyboardInterrupt\n"
+        "    return real(self, update)\n"
+        "tracer.Training.update = stop\n"
+        f"sys.exit(cli.main(['train', *{SMALL!r}, '--run-dir', {str(folder)!r}]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert out.returncode == 130, out.stderr
+    assert "--resume" in out.stdout
+    assert (folder / "checkpoints" / "000001" / "state.json").exists()
+    assert not (folder / "summary.json").exists()
+    assert train(folder, "--resume") == 0
+    ours, theirs = adapters_of(folder), adapters_of(finished)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    summary, other = (json.loads((f / "summary.json").read_text()) for f in (folder, finished))
+    assert summary["resumed_from_update"] == 1
+    assert summary["after"] == other["after"]
+    assert (folder / "episodes.jsonl").read_bytes() == (finished / "episodes.jsonl").read_bytes()
+
+
+def test_a_real_interrupt_leaves_a_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "examples/train_tracer.py", *SMALL, "--updates", "400", "--run-dir", str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "000001").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+        assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert f"--run-dir {folder} --resume" in output.replace("\n", " ")
+
+
+def test_run_directory_errors(finished, capsys, tmp_path):
+    assert train(finished) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert train(finished, "--resume") == 0  # finished: nothing to do
+    assert "finished" in capsys.readouterr().out
+    assert train(finished, "--resume", "--seed", "6") == 1
+    assert "seed: 5 then, 6 now" in capsys.readouterr().err
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "file").write_text("x")
+    assert train(tmp_path / "junk", "--resume") == 1
+    assert "config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "gsm8"], "'gsm8k'"),
+        (["--task", "math500"], "split"),
+        (["--model", "no/such/folder/here"], "no/such/folder/here"),
+        (["--schedule", "round-robin"], "'round_robin'"),
+        (["--preset", "papers"], "'paper'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("TRACER_DATA_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert train(tmp_path / "run", *options) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert not (tmp_path / "run" / "config.json").exists()  # nothing was begun
+
+
+@pytest.mark.parametrize("settings", [["--layers", "controllers"], ["--layers", "generators"], ["--preset", "paper"]])
+def test_each_layer_alone_and_the_paper_s_preset(settings, tmp_path):
+    assert train(tmp_path / "run", "--updates", "1", "--policies", "role", *settings) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["after"]["num_questions"] == 12
+
+
+def test_larger_teams_train(tmp_path):
+    options = ["--proposers", "2", "--reviewers", "2", "--schedule", "simultaneous", "--rounds", "3", "--updates", "1"]
+    assert train(tmp_path / "run", *options) == 0
+    assert (tmp_path / "run" / "final" / "adapters" / "reviewer_1" / "adapter_model.safetensors").exists()
+
+
+# --- real questions ------------------------------------------------------------------------------------------------
+
+
+def test_trains_on_real_gsm8k_questions(shared_datasets, tmp_path, capsys):
+    options = [
+        "--task",
+        "gsm8k",
+        "--data-dir",
+        str(shared_datasets),
+        "--model",
+        str(ROOT / "tracer_agents/models/tiny"),
+    ]
+    assert train(tmp_path / "run", "--updates", "1", "--eval-questions", "6", *options) == 0
+    assert "near zero" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["task"] == "gsm8k"
+
+
+def test_evaluates_on_every_real_task(shared_datasets, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    tasks = ["gsm8k", "math500", "gpqa_diamond"]
+    assert cli.main(["eval", "--task", *tasks, "--data-dir", str(shared_datasets), "--questions", "4",
+                     "--out", str(out)]) == 0  # fmt: skip
+    printed = capsys.readouterr().out
+    figures = json.loads(out.read_text())
+    for task in tasks:
+        assert figures[task]["team"]["num_questions"] == 4
+        assert task in printed
+    assert "near zero" in printed
+
+
+def test_evaluates_a_finished_run(finished, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    assert cli.main(["eval", "--run", str(finished), "--questions", "8", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["arithmetic"]["controllers"] == "trained"
+    assert cli.main(["eval", "--run", str(tmp_path)]) == 1
+    assert "not a run directory" in capsys.readouterr().err
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+def group(*rewards):
+    blank = Candidate(
+        text="", prompt_ids=np.zeros(1, int), token_ids=np.zeros(1, int), logprobs=np.zeros(1, np.float32)
+    )
+    return Group(policy="p", candidates=(blank,) * len(rewards), rewards=np.array(rewards, dtype=float))
+
+
+def test_collapse_guard():
+    guard = CollapseGuard()
+    healthy, fallen = [group(1, -1)] * 10, [group(-1, -1)] * 40
+    guard.check("p", healthy, "advice")
+    guard.check("p", [group(-1, -1)] * 9 + healthy[:1], "advice")  # low, but there is spread
+    with pytest.raises(CollapseError, match=r"fell from 0\.00 to -1\.00 and 100% .* advice"):
+        guard.check("p", fallen, "advice")
+    CollapseGuard().check("p", fallen, "a model that never could do the task has not collapsed")
+    solved = CollapseGuard()
+    solved.check("p", healthy, "")
+    solved.check("p", [group(1, 1)] * 40, "everything right is not a collapse")
+
+
+def test_collapse_stops_the_run_at_the_last_good_checkpoint(tmp_path, capsys, monkeypatch):
+    from tracer_agents.trainers import tracer
+
+    real = tracer.Training._play
+
+    def ruined(self, phase, update, count, num_candidates):
+        episodes = real(self, phase, update, count, num_candidates)
+        if update == 2:
+            for episode in episodes:
+                episode.groups = [group_floor(g) for g in episode.groups]
+        return episodes
+
+    def group_floor(g):
+        return Group(policy=g.policy, candidates=g.candidates, rewards=np.full(len(g.rewards), -1.0))
+
+    monkeypatch.setattr(tracer.Training, "_play", ruined)
+    assert train(tmp_path / "run") == 1
+    err = capsys.readouterr().err
+    assert "collapsed" in err
+    assert "000001" in err
+    assert "--learning-rate" in err
+    assert not (tmp_path / "run" / "checkpoints" / "000002").exists()
+
+
+def test_questions_of_a_finite_split_cover_it_once_per_epoch(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps({"question": f"q{i}", "answer": str(i)}) + "\n" for i in range(7)))
+    game = make_game(TrainConfig(), task=str(file), split="train")
+    ids = [q.question_id for q in questions_of(game, 3, 0, 21)]
+    assert [len(set(ids[k : k + 7])) for k in (0, 7, 14)] == [7, 7, 7]
+    assert ids == [q.question_id for k in range(3) for q in questions_of(game, 3, 7 * k, 7)]
+    assert len({tuple(ids[k : k + 7]) for k in (0, 7, 14)}) > 1
+
+
+def test_seeds_differ_by_phase_and_update():
+    seeds = {seed_of(s, phase, u) for s in range(3) for phase in ("train", "refit", "before") for u in range(5)}
+    assert len(seeds) == 45
+    assert all(0 <= s < 2**63 for s in seeds)
