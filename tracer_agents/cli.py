@@ -57,9 +57,12 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     for f in fields(TrainConfig):
         doc = f"{f.metadata['doc']} (default: {f.default})"
         # None marks an option that was not given, so that presets and files are not overwritten by defaults
-        parser.add_argument(
-            "--" + f.name.replace("_", "-"), type=_CONVERTERS[str(f.type)], default=None, help=doc.replace("%", "%%")
-        )
+        option: dict[str, Any] = {"default": None, "help": doc.replace("%", "%%")}
+        if f.type == "bool":
+            option["action"] = argparse.BooleanOptionalAction
+        else:
+            option["type"] = _CONVERTERS[str(f.type)]
+        parser.add_argument("--" + f.name.replace("_", "-"), **option)
     parser.set_defaults(parser=parser)
 
 

@@ -24,13 +24,17 @@ class GspoConfig:
     learning_rate: float = setting(1e-3, "AdamW step size of the adapters, constant")
     epsilon_low: float = setting(3e-4, "the sequence ratio is clipped below 1 - this (GSPO's own: 3e-4)")
     epsilon_high: float = setting(4e-4, "the sequence ratio is clipped above 1 + this (GSPO's own: 4e-4)")
-    groups_per_update: int = setting(64, "planned groups per policy and update; the loss is normalised by it")
-    num_minibatches: int = setting(4, "optimiser steps per pass over a batch; must divide groups_per_update")
-    num_iterations: int = setting(1, "passes over a batch")
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
+    groups_per_update: int = setting(64, "planned groups with spread per policy and update; normalises the loss")
+    num_minibatches: int = setting(4, "optimiser steps per pass over an update's sequences (GSPO's own: 4)")
+    num_iterations: int = setting(1, "passes over an update's sequences")
+    gradient_accumulation: int = setting(1, "pieces that a minibatch is computed in, to save memory")
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm")
+    weight_decay: float = setting(0.0, "AdamW's decoupled weight decay")
     lora_r: int = setting(16, "rank of the adapters")
-    lora_alpha: int = setting(32, "scale of the adapters: the update is multiplied by alpha / r")
-    logprob_tolerance: float = setting(1e-2, "largest gap allowed between sampler and trainer log-probabilities, nats")
+    lora_alpha: int = setting(32, "scale of the adapters: their output is multiplied by alpha / r")
+    lora_targets: str = setting("all-linear", "layers that are adapted: all-linear, or names separated by commas")
+    gradient_checkpointing: bool = setting(False, "recompute activations: less memory, about a quarter more time")
+    logprob_tolerance: float = setting(0.0, "largest sampler-trainer log-probability gap; 0: by precision")
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -39,14 +43,25 @@ class GspoConfig:
             ConfigError: naming the setting and what is allowed.
         """
         _at_least(self, num_candidates=2, groups_per_update=1, num_minibatches=1, num_iterations=1, lora_r=1)
-        _positive(self, "learning_rate", "epsilon_low", "epsilon_high", "max_grad_norm", "lora_alpha")
-        _positive(self, "logprob_tolerance")
+        _at_least(self, gradient_accumulation=1, lora_alpha=1, weight_decay=0, logprob_tolerance=0)
+        _positive(self, "learning_rate", "epsilon_low", "epsilon_high", "max_grad_norm")
         if self.epsilon_low >= 1:
             raise ConfigError(f"epsilon_low must be below 1, not {self.epsilon_low!r}.")
-        if self.groups_per_update % self.num_minibatches:
+        if self.num_candidates * self.groups_per_update % self.sequences_multiple:
             raise ConfigError(
-                f"num_minibatches ({self.num_minibatches}) must divide groups_per_update ({self.groups_per_update})."
+                f"num_candidates * groups_per_update ({self.num_candidates} * {self.groups_per_update}) must be a "
+                f"multiple of num_minibatches * gradient_accumulation ({self.sequences_multiple})."
             )
+
+    @property
+    def sequences_multiple(self) -> int:
+        """The number of sequences of an update is a multiple of this."""
+        return self.num_minibatches * self.gradient_accumulation
+
+    @property
+    def steps_per_update(self) -> int:
+        """Optimiser steps per update."""
+        return self.num_minibatches * self.num_iterations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +156,7 @@ class TrainConfig(GspoConfig):
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
     "int": (int,),
     "float": (int, float),
     "str": (str,),
@@ -149,13 +165,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _check_type(name: str, value: Any, annotation: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, _TYPES[annotation]):
+    if isinstance(value, bool) != (annotation == "bool") or not isinstance(value, _TYPES[annotation]):
         raise ConfigError(f"setting {name!r} must be of type {annotation}, not {value!r}.")
 
 
 def _at_least(config: Any, **least: int) -> None:
     for name, bound in least.items():
-        if getattr(config, name) < bound:
+        if not getattr(config, name) >= bound:
             raise ConfigError(f"{name} must be at least {bound}, not {getattr(config, name)!r}.")
 
 

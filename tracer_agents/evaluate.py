@@ -214,13 +214,13 @@ def _config_of(run: str | None) -> tuple[TrainConfig, dict[str, Controller] | No
 
 def _load_generator(config: TrainConfig, run: str | None) -> Generator:
     from tracer_agents.assembly import SHIPPED_MODEL, policy_of
-    from tracer_agents.generators.policies import add_policies, load_adapters, load_base_model
+    from tracer_agents.generators.policies import add_policies, load_base_model, load_policies, lora_config
     from tracer_agents.generators.transformers import TransformersGenerator
 
     rules = Rules(proposers=config.proposers, reviewers=config.reviewers)
     policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in rules.seats))
     base, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
-    model = add_policies(base, policies, config, seed=0)
+    model = add_policies(base, policies, lora_config(config), seed=0)
     if run is not None:
-        load_adapters(model, Path(run) / "final" / "adapters")
+        load_policies(model, Path(run) / "final" / "adapters", policies)
     return TransformersGenerator(model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)

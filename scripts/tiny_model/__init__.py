@@ -1,1 +1,1 @@
-"""How the language model shipped in ``tracer_agents/models/tiny`` was made: corpus, tokenizer, training, measurement."""
+"""How the model in ``tracer_agents/models/tiny`` was made: corpus, tokenizer, training, measurement."""

@@ -19,7 +19,16 @@ from tracer_env.prompts import Prompt, build_prompt
 from tracer_env.tasks.arithmetic import ArithmeticTask, Plan, Step
 from tracer_env.types import Action, Control, DialogueState, Question, Role, Rules, Seat, Turn, Utterance, Verdict
 
-__all__ = ["Example", "Slips", "first_failing_line", "review", "solution_lines", "transcripts", "true_lines"]
+__all__ = [
+    "Example",
+    "Slips",
+    "first_failing_line",
+    "first_solution",
+    "review",
+    "solution_lines",
+    "transcripts",
+    "true_lines",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +283,11 @@ def _play(
             actions[seat] = Action(Control.SPEAK, Utterance(played))
         state = advance(rules, task, state, actions)
     return examples
+
+
+def first_solution(task: ArithmeticTask, index: int, slips: Slips, rng: np.random.Generator) -> list[Example]:
+    """Return a question's first proposal alone, the shortest game of all."""
+    return _play(task, task.question(index), task.plan(index), Rules(rounds=1), 1.0, slips, rng, None)
 
 
 def transcripts(

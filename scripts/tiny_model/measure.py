@@ -56,7 +56,9 @@ def play_all(
         prompts = [str(build_prompt(s, seat, task.kind)) for s, seat in zip(states, seats, strict=True)]
         texts = write_utterances(model, tokenizer, prompts, seed=seed + round_index)
         states = [
-            advance(rules, task, state, {seat: Action(Control.SPEAK, Utterance(text, tokens_out=_length(tokenizer, text)))})
+            advance(
+                rules, task, state, {seat: Action(Control.SPEAK, Utterance(text, tokens_out=_length(tokenizer, text)))}
+            )
             for state, seat, text in zip(states, seats, texts, strict=True)
         ]
     return states

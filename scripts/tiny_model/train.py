@@ -1,17 +1,20 @@
-"""Train the tiny model from scratch: ``python -m scripts.tiny_model.train --out DIR --minutes 30``.
+"""Train the tiny model from scratch: ``python -m scripts.tiny_model.train --out DIR``.
 
 Each example is a prompt of the game and an utterance, and only the utterance is learned. Prompts of one game
 share most of their text, so all examples of a game are packed as a tree: a token sees its ancestors only, and its
 position is its depth. That is the same loss as training on each example alone, at about half the cost.
 
-Two stages: simulated learners' transcripts first; then the model's own sampled proposals stand in them as well, so
-that the judge meets the errors it will have to find.
+Four stages: equations alone; first proposals alone; whole games of simulated learners; games in which the model's own
+sampled proposals stand as well, so that the judge meets the errors it will have to find. The first two are there for
+speed: short texts in which every token teaches.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scripts.tiny_model.corpus import Example, Slips, transcripts
+from scripts.tiny_model.corpus import Example, Slips, first_solution, solution_lines, transcripts
 from scripts.tiny_model.sampling import write_utterances
 from scripts.tiny_model.tokenizer import build_tokenizer
 from tracer_env.dialogue import initial_state
@@ -31,6 +34,27 @@ from tracer_env.types import Role, Seat
 
 VERDICT_WEIGHT = 3.0
 """Weight of a review's first token in the loss: it is one token in thirty and carries the judgement."""
+
+
+WARMUP_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a stage is trained; its learning rate falls along a cosine to ``final_share`` of itself."""
+
+    minutes: float
+    batch_size: int  # packs
+    learning_rate: float
+    final_share: float
+
+
+STAGES = {
+    "sums": Stage(2.5, 24, 2e-3, 0.7),
+    "solutions": Stage(5.0, 56, 1.5e-3, 0.7),
+    "games": Stage(18.0, 20, 1.5e-3, 0.05),
+    "own": Stage(6.0, 20, 4e-4, 0.02),
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +124,7 @@ def collate(packs: list[Pack], pad_id: int) -> dict[str, torch.Tensor]:
     return {"ids": ids, "positions": positions, "weights": weights, "mask": mask[:, None]}
 
 
-def loss_of(model: Qwen2ForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the weighted mean negative log-likelihood of the utterances.
 
     A token is predicted at its predecessor *in the sequence*, which is its parent in the tree as well wherever the
@@ -118,41 +142,63 @@ def loss_of(model: Qwen2ForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Te
     return (losses * weights).sum() / weights.sum()
 
 
+def pack_sums(task: ArithmeticTask, begin: int, rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast) -> Pack:
+    """Write eight solutions one below the other; only the results of their equations are learned."""
+    lines: list[str] = []
+    for index in range(begin, begin + 8):
+        lines.extend(solution_lines(task.plan(index), Slips(), rng))
+    pack = Pack([], [], [], [-1], [])
+    for line in lines:
+        ids = tokenizer(line + "\n")["input_ids"]
+        marks = [i for i, token in enumerate(tokenizer.convert_ids_to_tokens(ids)) if token in (" =", "####")]
+        pack.ids.extend(ids)
+        pack.weights.extend(float(i > marks[-1]) for i in range(len(ids)))
+    pack.positions.extend(range(len(pack.ids)))
+    pack.segment.extend([0] * len(pack.ids))
+    return pack
+
+
 def batches(
-    tokenizer: PreTrainedTokenizerFast, batch_size: int, seed: int, start: int, pool: dict[int, tuple[str, ...]]
+    stage: str, tokenizer: PreTrainedTokenizerFast, size: int, seed: int, start: int, pool: dict[int, tuple[str, ...]]
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield batches of packs of similar length, without end.
 
     Args:
+        stage: ``sums`` (equations only), ``solutions`` (first proposals only), ``games`` or ``own``.
         tokenizer: the tokenizer.
-        batch_size: games per batch, two of each question.
+        size: packs per batch.
         seed: seed of the writers.
         start: index of the first question.
-        pool: own first proposals by question index; empty in the first stage. The second stage goes through these
-            questions over and over, half of its batches, and through new ones with learners' proposals otherwise.
+        pool: for ``own``: the model's first proposals by question index. Half of the packs go through these
+            questions over and over, the others through new ones with learners' proposals.
     """
     task, slips, rng = ArithmeticTask("train"), Slips(), np.random.default_rng(seed)
     cache: dict[str, list[int]] = {}
     index, pooled = start, sorted(pool)
     while True:
         packs: list[Pack] = []
-        for k in range(batch_size * 8):
-            if pool and k % 2:
+        while len(packs) < size * 16:
+            if stage == "sums":
+                packs.append(pack_sums(task, index, rng, tokenizer))
+                index += 8
+                continue
+            if stage == "solutions":
+                games: tuple[list[Example], ...] = (first_solution(task, index, slips, rng),)
+            elif stage == "own" and rng.random() < 0.5:
                 chosen = pooled[int(rng.integers(len(pooled)))]
-                own = tuple(rng.choice(pool[chosen], 2))
-                games = transcripts(task, chosen, slips, rng, own)
+                games = transcripts(task, chosen, slips, rng, tuple(rng.choice(pool[chosen], 2)))
             else:
                 games = transcripts(task, index, slips, rng)
-                index += 1
+            index += 1
             packs.extend(pack_examples(game, tokenizer, cache) for game in games)
         cache.clear()
         packs.sort(key=lambda p: len(p.ids))
         for b in rng.permutation(16):
-            yield collate(packs[b * batch_size : (b + 1) * batch_size], tokenizer.pad_token_id)
+            yield collate(packs[b * size : (b + 1) * size], tokenizer.pad_token_id)
 
 
 def own_proposals(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, start: int, questions: int, each: int, limit_s: float
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, start: int, questions: int, each: int, limit_s: float
 ) -> dict[int, tuple[str, ...]]:
     """Sample first proposals at temperature 1 for training questions; stops early at the time limit."""
     task = ArithmeticTask("train")
@@ -170,11 +216,11 @@ def own_proposals(
 
 
 def train_stage(
-    model: Qwen2ForCausalLM,
+    model: LlamaForCausalLM,
     data: Iterator[dict[str, torch.Tensor]],
     minutes: float,
     learning_rate: float,
-    warmup_steps: int,
+    final_share: float,
     name: str,
 ) -> int:
     """Run AdamW for a time, not a number of steps: the cosine follows the clock. Returns the steps taken."""
@@ -182,7 +228,8 @@ def train_stage(
     model.train()
     begin, step, tokens = time.monotonic(), 0, 0
     while (done := (time.monotonic() - begin) / (60 * minutes)) < 1:
-        rate = learning_rate * min((step + 1) / warmup_steps, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        cosine = final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * done))
+        rate = learning_rate * min((step + 1) / WARMUP_STEPS, cosine)
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = next(data)
@@ -199,22 +246,33 @@ def train_stage(
     return step
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write the transformers folder."""
     model.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=64)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
+def save_recipe(out: Path, start_from: Path | None, model: LlamaForCausalLM, words: int) -> None:
+    """Write the commands that led here to ``recipe.json``, for the model card."""
+    earlier = json.loads((start_from / "recipe.json").read_text())["commands"] if start_from is not None else []
+    command = " ".join(["python -m scripts.tiny_model.train", *sys.argv[1:]])
+    recipe = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "words": words,
+        "commands": [*earlier, command],
+    }
+    (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+
+
 def main() -> None:
     """Train and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=30.0, help="time of the first stage")
-    parser.add_argument("--own-minutes", type=float, default=8.0, help="time of the second stage")
-    parser.add_argument("--start-from", type=Path, help="skip the first stage and continue from this folder")
-    parser.add_argument("--batch-size", type=int, default=32, help="games per batch")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    for stage, defaults in STAGES.items():
+        parser.add_argument(f"--{stage}-minutes", type=float, default=defaults.minutes)
+    parser.add_argument("--start-from", type=Path, help="continue from this folder's weights")
+    parser.add_argument("--start-index", type=int, default=0, help="first question; when continuing, take unseen ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -222,27 +280,34 @@ def main() -> None:
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
     if args.start_from is None:
-        config = Qwen2Config(
+        # Llama with biases, and not Qwen2: AutoTokenizer of transformers 5 gives every qwen2 folder Qwen's own
+        # pre-tokenizer, whatever its tokenizer.json says.
+        config = LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=6,
             num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.05,
+            attention_bias=True, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            initializer_range=0.05,
         )  # fmt: skip
-        model = Qwen2ForCausalLM(config)
+        model = LlamaForCausalLM(config)
     else:
         model = AutoModelForCausalLM.from_pretrained(args.start_from, dtype=torch.float32)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokenizer)} words", flush=True)
-    if args.start_from is None:
-        data = batches(tokenizer, args.batch_size, args.seed, 0, {})
-        train_stage(model, data, args.minutes, args.learning_rate, 100, "learners")
+    for number, stage in enumerate(STAGES):
+        minutes = getattr(args, f"{stage}_minutes")
+        if minutes <= 0:
+            continue
+        begin, pool = time.monotonic(), {}
+        if stage == "own":
+            pool = own_proposals(model.eval(), tokenizer, 90_000_000, 20_000, 2, 60 * minutes / 5)
+            print(f"{len(pool)} questions with own proposals", flush=True)
+        left = minutes - (time.monotonic() - begin) / 60
+        start = args.start_index + 10_000_000 * number
+        data = batches(stage, tokenizer, STAGES[stage].batch_size, args.seed + number, start, pool)
+        train_stage(model, data, left, STAGES[stage].learning_rate, STAGES[stage].final_share, stage)
         save(model, tokenizer, args.out)
-    if args.own_minutes > 0:
-        model.eval()
-        pool = own_proposals(model, tokenizer, 10_000_000, 20_000, 2, 60 * args.own_minutes / 5)
-        print(f"{len(pool)} questions with own proposals", flush=True)
-        data = batches(tokenizer, args.batch_size, args.seed + 1, 20_000_000, pool)
-        train_stage(model, data, args.own_minutes * 0.8, args.learning_rate / 4, 20, "own")
     save(model, tokenizer, args.out)
+    save_recipe(args.out, args.start_from, model, len(tokenizer))
 
 
 if __name__ == "__main__":

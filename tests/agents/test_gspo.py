@@ -9,18 +9,28 @@ import pytest
 import torch
 from test_generator import EOS, ask, bit_equal, tiny_model, two_policies, weights_of, word_tokenizer, words
 
+from tracer_agents.config import GspoConfig
 from tracer_agents.errors import CheckpointError, CollapseError, GeneratorError
-from tracer_agents.generators.policies import active_policy, add_policies, load_policies, save_policies
+from tracer_agents.generators.policies import active_policy, add_policies, load_policies, lora_config, save_policies
 from tracer_agents.generators.transformers import TransformersGenerator
 from tracer_agents.interfaces import Group
-from tracer_agents.losses import group_advantages
+from tracer_agents.losses import group_advantages, gspo_loss
 from tracer_agents.trainers import gspo
-from tracer_agents.trainers.gspo import GspoConfig, GspoLearner
+from tracer_agents.trainers.gspo import GspoLearner
 from tracer_env import Role
 from tracer_env.errors import ConfigError, RewardError, UnknownNameError
 
 TEAM = ("proposer_0", "reviewer_0")
 WIDE = {"epsilon_low": 0.2, "epsilon_high": 0.2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Models this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def settings(**changes):
@@ -59,18 +69,32 @@ def sample(generator, reward=even_ids, *, policy="proposer_0", groups=4, k=4, se
     ]
 
 
+def rewarded(groups, rewards):
+    """The same groups with these rewards."""
+    return [Group(policy=g.policy, candidates=g.candidates, rewards=np.array(rewards)) for g in groups]
+
+
 def everything(model):
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def spy(monkeypatch):
-    """Collect the tensors that reach TRL's loss."""
+    """Collect the tensors that reach TRL's loss, and with them the loss and what ``losses.gspo_loss`` makes of them."""
     seen = []
     original = gspo._Trainer._compute_loss
 
     def watch(self, model, inputs):
-        seen.append({k: v.clone() if torch.is_tensor(v) else v for k, v in inputs.items()})
-        return original(self, model, inputs)
+        loss = original(self, model, inputs)
+        ours = gspo_loss(
+            self._scored,
+            inputs.get("old_per_token_logps", self._scored),
+            inputs["completion_mask"],
+            inputs["advantages"],
+            epsilon_low=3e-4,
+            epsilon_high=4e-4,
+        )
+        seen.append({k: v.clone() for k, v in inputs.items()} | {"loss": loss.item(), "our_loss": ours.item()})
+        return loss
 
     monkeypatch.setattr(gspo._Trainer, "_compute_loss", watch)
     return seen
@@ -79,13 +103,16 @@ def spy(monkeypatch):
 # What is trained on.
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
-def test_the_trainer_sees_the_samplers_ids_logprobs_and_our_advantages(kind, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "offset", "scale"), [("qwen2", 0.0, 1.0), ("qwen3", 1000.0, 1e-3), ("llama", 0.0, 100.0)]
+)
+def test_the_trainer_sees_the_samplers_ids_logprobs_and_our_advantages(kind, offset, scale, monkeypatch):
     seen = spy(monkeypatch)
     _, generator, learner = team(model=two_policies(tiny_model(kind)))
-    groups = sample(generator)
+    generator.max_new_tokens = 20  # long enough that some texts end
+    groups = sample(generator, lambda c: offset + scale * even_ids(c))
     stats = learner.update("proposer_0", groups, seed=0)
-    assert stats["logprob_gap_max"] < 1e-4
+    assert 0 < stats["logprob_gap_max"] < 1e-4
     rows = {}
     for batch in seen[:2]:  # the minibatches of the first iteration
         for i in range(len(batch["advantages"])):
@@ -101,8 +128,8 @@ def test_the_trainer_sees_the_samplers_ids_logprobs_and_our_advantages(kind, mon
     assert rows.keys() == expected.keys()
     for key, values in expected.items():
         assert sorted(rows[key]) == pytest.approx(sorted(values), rel=1e-4, abs=1e-5)
-    endings = [(c.truncated, c.token_ids[-1] == EOS) for g in groups for c in g.candidates]
-    assert set(endings) == {(True, False), (False, True)}  # both kinds were trained on, as they were sampled
+    endings = {(c.truncated, bool(c.token_ids[-1] == EOS)) for g in groups for c in g.candidates}
+    assert endings == {(True, False), (False, True)}  # both kinds were trained on, as they were sampled
 
 
 def test_only_the_updated_policy_moves():
@@ -114,13 +141,16 @@ def test_only_the_updated_policy_moves():
     assert moved == {name for name in before if ".reviewer_0." in name}
 
 
-def test_the_ratio_moves_when_a_batch_is_used_in_several_steps():
+def test_the_ratio_moves_when_a_batch_is_used_in_several_steps(monkeypatch):
+    seen = spy(monkeypatch)
     _, generator, learner = team()
     stats = learner.update("proposer_0", sample(generator), seed=0)
     assert stats["steps"] == 4
     assert stats["ratio_min"] < 1 - 3e-4
     assert stats["ratio_max"] > 1 + 4e-4
     assert 0 < stats["clipped_share"] <= 1
+    # The objective is ours, clipped by our default band.
+    assert [batch["loss"] for batch in seen] == pytest.approx([batch["our_loss"] for batch in seen], rel=0, abs=2e-6)
     _, generator, learner = team(settings(num_minibatches=1, num_iterations=1))
     stats = learner.update("proposer_0", sample(generator), seed=0)
     assert (stats["steps"], stats["ratio_min"], stats["ratio_max"], stats["clipped_share"]) == (1, 1.0, 1.0, 0.0)
@@ -149,28 +179,27 @@ def test_better_than_average_becomes_likelier_and_worse_less_likely():
 
 
 def test_stopping_is_trained():
-    model, generator, learner = team(settings(num_iterations=4, **WIDE))
+    config = settings(num_candidates=8, learning_rate=3e-2, num_iterations=1, **WIDE)
+    model = add_policies(tiny_model(), TEAM, lora_config(config), seed=0)
+    _, generator, learner = team(config, model=model)
     rates = []
-    for seed in range(8):
-        groups = sample(generator, lambda c: 0.0 if c.truncated else 1.0, groups=4, seed=10 * seed)
-        rates.append(np.mean([g.rewards for g in groups]))
-        learner.update("proposer_0", groups, seed=seed)
-    assert np.mean(rates[-2:]) > np.mean(rates[:2]) + 0.2
+    for seed in range(5):
+        groups = sample(generator, lambda c: 0.0 if c.truncated else 1.0, k=8, seed=10 * seed)
+        rates.append(learner.update("proposer_0", groups, seed=seed)["reward_mean"])
+    assert rates[0] < 0.3
+    assert rates[-1] > 0.7
 
 
 def test_a_rewarded_first_token_is_learned():
-    config = settings(groups_per_update=8, num_candidates=4, learning_rate=1e-2, num_iterations=1, **WIDE)
-    model = add_policies(tiny_model(), TEAM, config.lora_config(), seed=0)
-    _, generator, learner = team(config, model=model, max_new_tokens=4)
-    before = everything(model)
+    config = settings(num_candidates=8, learning_rate=3e-2, **WIDE)
+    model = add_policies(tiny_model(), TEAM, lora_config(config), seed=0)
+    _, generator, learner = team(config, model=model, max_new_tokens=2)
     rewards = []
-    for seed in range(16):
-        groups = sample(generator, lambda c: float(c.token_ids[0] >= 24), groups=8, seed=10 * seed)
+    for seed in range(8):
+        groups = sample(generator, lambda c: float(c.token_ids[0] >= 40), k=8, seed=10 * seed)
         rewards.append(learner.update("proposer_0", groups, seed=seed)["reward_mean"])
     assert np.mean(rewards[:2]) < 0.6
-    assert np.mean(rewards[-4:]) > 0.85
-    after = everything(model)
-    assert all(torch.equal(before[name], after[name]) for name in before if ".proposer_0." not in name)
+    assert np.mean(rewards[-2:]) > 0.8
 
 
 # Which groups are trained on.
@@ -193,7 +222,8 @@ def test_too_few_groups_are_normalised_by_the_planned_number(monkeypatch):
     norms, counts = [], []
     for planned in (2, 4):
         _, generator, learner = team(settings(groups_per_update=planned, **one_step))
-        groups = sample(generator, groups=2) + sample(generator, lambda c: 1.0, groups=2, seed=50)
+        groups = rewarded(sample(generator, groups=2), [0.0, 0.5, 1.0, 2.0])
+        groups += sample(generator, lambda c: 1.0, groups=2, seed=50)
         stats = learner.update("proposer_0", groups, seed=0)
         norms.append(stats["grad_norm"])
         counts.append((stats["groups"], stats["groups_with_spread"], stats["groups_unused"]))
@@ -207,8 +237,7 @@ def test_missing_sequences_are_filled_with_zero_advantage(monkeypatch):
     seen = spy(monkeypatch)
     config = settings(num_candidates=3, num_minibatches=2, num_iterations=1)
     _, generator, learner = team(config)
-    groups = sample(generator, groups=3, k=3)
-    groups = [Group(policy=g.policy, candidates=g.candidates, rewards=np.array([0.0, 0.5, 2.0])) for g in groups]
+    groups = rewarded(sample(generator, groups=3, k=3), [0.0, 0.5, 2.0])
     stats = learner.update("proposer_0", groups, seed=0)
     assert stats["groups_with_spread"] == 3
     advantages = torch.cat([batch["advantages"] for batch in seen])
@@ -221,17 +250,17 @@ def test_surplus_groups_are_counted_and_chosen_at_random(monkeypatch):
     chosen = []
     for seed in (0, 1):
         _, generator, learner = team(settings(groups_per_update=2))
-        groups = sample(generator, groups=6)
+        groups = rewarded(sample(generator, groups=6), [0.0, 0.5, 1.0, 2.0])
         del seen[:]
         stats = learner.update("proposer_0", groups, seed=seed)
-        assert stats["groups_unused"] == stats["groups_with_spread"] - 2 > 0
+        assert (stats["groups_with_spread"], stats["groups_unused"]) == (6, 4)
         chosen.append({tuple(row.tolist()) for batch in seen for row in batch["prompt_ids"]})
     assert chosen[0] != chosen[1]
 
 
 @pytest.mark.parametrize("change", [{"gradient_accumulation": 4}, {"gradient_checkpointing": True}], ids=str)
 def test_ways_of_saving_memory_give_the_same_weights(change):
-    one_step = {"num_minibatches": 1, "num_iterations": 1, "max_grad_norm": 0.0}
+    one_step = {"num_minibatches": 1, "num_iterations": 1, "max_grad_norm": 1e9}
     results = []
     for config in (settings(**one_step), settings(**one_step, **change)):
         model, generator, learner = team(config)
@@ -268,12 +297,10 @@ def test_stale_candidates_stop_the_update():
         learner.update("proposer_0", groups, seed=1)
 
 
-def test_the_temperature_of_sampling_and_training_must_agree():
+def test_candidates_of_another_temperature_stop_the_update():
     _, generator, learner = team()
     with pytest.raises(GeneratorError, match="temperature"):
         learner.update("proposer_0", sample(generator, temperature=0.7), seed=0)
-    _, generator, learner = team(settings(temperature=0.7))
-    assert learner.update("proposer_0", sample(generator, temperature=0.7), seed=0)["logprob_gap_max"] < 1e-4
 
 
 def test_divergence_is_an_error():
@@ -308,10 +335,9 @@ def test_groups_that_make_no_sense_are_refused():
         {"learning_rate": 0.0},
         {"epsilon_low": 1.0},
         {"epsilon_high": 0.0},
-        {"temperature": 0.0},
         {"lora_r": 0},
         {"max_grad_norm": -1.0},
-        {"logprob_tolerance": 0.0},
+        {"logprob_tolerance": -1.0},
         {"learning_rate": float("nan")},
     ],
     ids=str,
@@ -347,6 +373,8 @@ def test_nothing_but_the_adapter_changes(tmp_path, monkeypatch, capfd):
             dict(os.environ),
         )
 
+    # Away from the state in which an update with this seed would leave them.
+    torch.rand(1), random.random(), np.random.random()
     before = facts()
     capfd.readouterr()
     learner.update("reviewer_0", [], seed=0)
@@ -367,31 +395,33 @@ def run(generator, learner, updates):
 
 
 def test_resuming_from_disk_is_exact(tmp_path):
-    model, generator, learner = team()
-    run(generator, learner, range(2))
+    model, generator, learner = team(settings(num_iterations=1))
+    run(generator, learner, [0])
     save_policies(model, tmp_path)
     learner.save(tmp_path)
-    run(generator, learner, range(2, 4))
+    run(generator, learner, [1])
 
     torch.manual_seed(123)
     resumed = load_policies(tiny_model(), tmp_path)
-    _, generator, learner = team(model=resumed)
+    _, generator, learner = team(settings(num_iterations=1), model=resumed)
     forgetful = GspoLearner(two_policies(), word_tokenizer(), TEAM, settings())
     assert not forgetful._optimizer_state("proposer_0")
     learner.load(tmp_path)
-    run(generator, learner, range(2, 4))
+    run(generator, learner, [1])
+    steps = {int(v) for k, v in learner._optimizer_state("proposer_0").items() if k.endswith("/step")}
+    assert steps == {4}  # two updates of two steps: neither loading nor updating starts the optimiser anew
     for policy in TEAM:
         assert bit_equal(weights_of(model, policy), weights_of(resumed, policy))
 
     without_state = load_policies(tiny_model(), tmp_path)
-    _, generator, learner = team(model=without_state)
-    run(generator, learner, range(2, 4))
+    _, generator, learner = team(settings(num_iterations=1), model=without_state)
+    run(generator, learner, [1])
     assert not bit_equal(weights_of(model, "proposer_0"), weights_of(without_state, "proposer_0"))
 
 
 def test_nothing_on_disk_is_pickled(tmp_path):
     model, generator, learner = team()
-    run(generator, learner, range(1))
+    run(generator, learner, [0])
     save_policies(model, tmp_path)
     learner.save(tmp_path)
     assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".safetensors", ".json"}
@@ -408,12 +438,12 @@ def test_optimiser_state_that_does_not_fit_is_named(tmp_path):
     _, generator, learner = team()
     with pytest.raises(CheckpointError, match="cannot read"):
         learner.load(tmp_path)
-    run(generator, learner, range(1))
+    run(generator, learner, [0])
     learner.save(tmp_path)
     one_policy = GspoLearner(two_policies(), word_tokenizer(), TEAM[:1], settings())
     with pytest.raises(CheckpointError, match="reviewer_0"):
         one_policy.load(tmp_path)
-    other = add_policies(tiny_model(), TEAM, settings(lora_r=2).lora_config(), seed=0)
+    other = add_policies(tiny_model(), TEAM, lora_config(settings(lora_r=2)), seed=0)
     with pytest.raises(CheckpointError, match="another rank"):
         GspoLearner(other, word_tokenizer(), TEAM, settings()).load(tmp_path)
 

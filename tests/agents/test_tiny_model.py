@@ -7,30 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from scripts.tiny_model.corpus import Slips, review, solution_lines, transcripts, true_lines  # noqa: E402
-from scripts.tiny_model.sampling import write_utterances  # noqa: E402
-from tracer_env.answers import parse_verdict  # noqa: E402
-from tracer_env.dialogue import advance, initial_state  # noqa: E402
-from tracer_env.prompts import build_prompt  # noqa: E402
-from tracer_env.tasks.arithmetic import ArithmeticTask, Plan, Step  # noqa: E402
-from tracer_env.types import Action, Control, Role, Rules, Seat, Utterance, Verdict  # noqa: E402
+from scripts.tiny_model.corpus import Slips, review, solution_lines, transcripts, true_lines
+from scripts.tiny_model.sampling import write_utterances
+from tracer_env.answers import parse_verdict
+from tracer_env.dialogue import advance, initial_state
+from tracer_env.prompts import build_prompt
+from tracer_env.tasks.arithmetic import ArithmeticTask, Plan, Step
+from tracer_env.types import Action, Control, Role, Rules, Seat, Utterance, Verdict
 
 FOLDER = Path(__file__).parents[2] / "tracer_agents" / "models" / "tiny"
 NUM_QUESTIONS = 256
 
 
 @pytest.fixture(scope="module")
-def tokenizer():  # noqa: ANN201 - transformers is imported lazily here
-    return transformers.AutoTokenizer.from_pretrained(FOLDER)
+def tokenizer():
+    return AutoTokenizer.from_pretrained(FOLDER)
 
 
 @pytest.fixture(scope="module")
-def model():  # noqa: ANN201
-    return transformers.AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
+def model():
+    return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
 
 
 def test_folder_is_small_and_complete() -> None:
@@ -40,7 +39,7 @@ def test_folder_is_small_and_complete() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 8_000_000
 
 
-def test_model_samples_the_plain_distribution(model, tokenizer) -> None:  # noqa: ANN001
+def test_model_samples_the_plain_distribution(model, tokenizer) -> None:
     assert model.config.tie_word_embeddings
     assert model.config.max_position_embeddings == 2048
     assert model.config.vocab_size == len(tokenizer)
@@ -48,7 +47,7 @@ def test_model_samples_the_plain_distribution(model, tokenizer) -> None:  # noqa
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id
 
 
-def test_tokenizer_loses_nothing(tokenizer) -> None:  # noqa: ANN001
+def test_tokenizer_loses_nothing(tokenizer) -> None:
     task, rng = ArithmeticTask("test"), np.random.default_rng(0)
     for index in range(500):
         for game in transcripts(task, index, Slips(), rng):
@@ -61,7 +60,7 @@ def test_tokenizer_loses_nothing(tokenizer) -> None:  # noqa: ANN001
     assert tokenizer.unk_token_id in tokenizer("zyzzyva")["input_ids"]
 
 
-def test_the_model_is_as_good_as_its_card_says(model, tokenizer) -> None:  # noqa: ANN001
+def test_the_model_is_as_good_as_its_card_says(model, tokenizer) -> None:
     task, rules = ArithmeticTask("test"), Rules()
     proposer, reviewer = Seat(Role.PROPOSER, 0), Seat(Role.REVIEWER, 0)
     states = [initial_state(task.question(i)) for i in range(5000, 5000 + NUM_QUESTIONS)]

@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tracer_agents.config import GspoConfig
 from tracer_agents.errors import CheckpointError, ModelFolderError
 from tracer_env.errors import ConfigError, UnknownNameError
 
@@ -38,6 +39,7 @@ __all__ = [
     "base_of",
     "load_base_model",
     "load_policies",
+    "lora_config",
     "policy_names",
     "policy_parameters",
     "save_policies",
@@ -176,6 +178,13 @@ def _trim_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         )
     if num_rows > num_ids:
         model.resize_token_embeddings(num_ids)
+
+
+def lora_config(config: GspoConfig) -> LoraConfig:
+    """Return the adapter settings for ``add_policies``. Dropout is 0: the ratio compares like with like."""
+    names = config.lora_targets.split(",")
+    targets = config.lora_targets if names == ["all-linear"] else names
+    return LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=0.0, target_modules=targets)
 
 
 def add_policies(model: PreTrainedModel, names: Sequence[str], lora_config: LoraConfig, *, seed: int) -> PeftModel:

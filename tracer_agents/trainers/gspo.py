@@ -31,13 +31,14 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from tracer_agents.config import GspoConfig
 from tracer_agents.errors import CheckpointError, CollapseError, GeneratorError
 from tracer_agents.generators.policies import (
     active_policy,
@@ -50,98 +51,11 @@ from tracer_agents.interfaces import Candidate, Group
 from tracer_agents.losses import ratio_stats, sequence_ratio
 from tracer_env.errors import ConfigError, RewardError, UnknownNameError
 
-__all__ = ["GspoConfig", "GspoLearner"]
+__all__ = ["GspoLearner"]
 
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _INDEX_FILE = "optimizer.json"
 _TOUCHED_SETTINGS = ("eos_token_id", "bos_token_id", "pad_token_id", "use_cache")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GspoConfig:
-    """Settings of the generation-credit layer."""
-
-    learning_rate: float = 2e-4
-    """AdamW's step size, constant, positive."""
-    epsilon_low: float = 3e-4
-    """How far a sequence's ratio may fall below 1 before it is clipped, in (0, 1). GSPO's own value, for long texts."""
-    epsilon_high: float = 4e-4
-    """How far a sequence's ratio may rise above 1 before it is clipped, positive. GSPO's own value."""
-    num_candidates: int = 4
-    """K, candidates per group, at least 2."""
-    groups_per_update: int = 16
-    """Planned number of groups with spread per update; the loss is normalised by it when there are fewer."""
-    num_minibatches: int = 4
-    """Optimiser steps per pass over an update's sequences. GSPO's own value."""
-    num_iterations: int = 1
-    """Passes over an update's sequences."""
-    gradient_accumulation: int = 1
-    """Pieces that a minibatch is computed in, to save memory; does not change the result."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this Euclidean norm; 0 never does."""
-    weight_decay: float = 0.0
-    """AdamW's decoupled weight decay, at least 0."""
-    temperature: float = 1.0
-    """Temperature the candidates were sampled with, positive; the loss uses the same distribution."""
-    lora_r: int = 16
-    """Rank of each policy's LoRA adapter, at least 1."""
-    lora_alpha: int = 32
-    """LoRA's scale: the adapter's output is multiplied by ``lora_alpha / lora_r``."""
-    lora_targets: str | tuple[str, ...] = "all-linear"
-    """Names of the layers that are adapted; ``"all-linear"`` is every linear layer but the output head."""
-    logprob_tolerance: float | None = None
-    """Largest difference allowed between the sampler's and the trainer's log-probability of a token; None is 0.01 in
-    float32 and 0.5 in lower precision."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a quarter more time."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: naming the field, its value and what is allowed.
-        """
-        at_least = {
-            "num_candidates": 2,
-            "groups_per_update": 1,
-            "num_minibatches": 1,
-            "num_iterations": 1,
-            "gradient_accumulation": 1,
-            "lora_r": 1,
-            "lora_alpha": 1,
-            "max_grad_norm": 0,
-            "weight_decay": 0,
-        }
-        for name, least in at_least.items():
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("learning_rate", "epsilon_low", "epsilon_high", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.epsilon_low < 1:
-            raise ConfigError(f"epsilon_low must be below 1, got {self.epsilon_low}")
-        if self.logprob_tolerance is not None and not self.logprob_tolerance > 0:
-            raise ConfigError(f"logprob_tolerance must be positive or None, got {self.logprob_tolerance}")
-        if self.num_candidates * self.groups_per_update % self.sequences_multiple:
-            raise ConfigError(
-                f"num_candidates * groups_per_update ({self.num_candidates} * {self.groups_per_update}) must be a "
-                f"multiple of num_minibatches * gradient_accumulation ({self.sequences_multiple})"
-            )
-
-    @property
-    def sequences_multiple(self) -> int:
-        """The number of sequences of an update is a multiple of this."""
-        return self.num_minibatches * self.gradient_accumulation
-
-    @property
-    def steps_per_update(self) -> int:
-        """Optimiser steps per update."""
-        return self.num_minibatches * self.num_iterations
-
-    def lora_config(self) -> LoraConfig:
-        """Return the adapter settings for ``add_policies``. Dropout is 0: the ratio compares like with like."""
-        targets = self.lora_targets if isinstance(self.lora_targets, str) else list(self.lora_targets)
-        return LoraConfig(r=self.lora_r, lora_alpha=self.lora_alpha, lora_dropout=0.0, target_modules=targets)
 
 
 class GspoLearner:
@@ -301,7 +215,7 @@ class GspoLearner:
             return trainer.summary()
 
     def _tolerance(self) -> float:
-        if self.config.logprob_tolerance is not None:
+        if self.config.logprob_tolerance > 0:
             return self.config.logprob_tolerance
         return 1e-2 if base_of(self.model).dtype == torch.float32 else 0.5
 
@@ -315,7 +229,7 @@ class GspoLearner:
             beta=0.0,
             epsilon=config.epsilon_low,
             epsilon_high=config.epsilon_high,
-            temperature=config.temperature,
+            temperature=1.0,  # the candidates' own: training samples from the model's distribution
             num_generations=config.num_candidates,
             num_iterations=config.num_iterations,
             steps_per_generation=config.sequences_multiple,

@@ -122,7 +122,7 @@ class Training:
             ModelFolderError: if the model cannot be loaded.
             DataNotFoundError: if the task's data cannot be found.
         """
-        from tracer_agents.generators.policies import add_policies, load_base_model
+        from tracer_agents.generators.policies import add_policies, load_base_model, lora_config
         from tracer_agents.generators.transformers import TransformersGenerator
         from tracer_agents.trainers.gspo import GspoLearner
 
@@ -137,7 +137,9 @@ class Training:
         self.policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in seats))
         self.controllers = {seat.name: RegretMatching() for seat in seats}
         model, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
-        self.model = add_policies(model, self.policies, config, seed=seed_of(config.seed, "adapters"))
+        self.model = add_policies(
+            model, self.policies, lora_config(config), seed=seed_of(config.seed, "adapters")
+        )
         self.generator: Generator = TransformersGenerator(
             self.model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size
         )
@@ -232,7 +234,7 @@ class Training:
         Returns:
             The summary.
         """
-        from tracer_agents.generators.policies import save_adapters
+        from tracer_agents.generators.policies import save_policies
 
         learned = self._deployed("greedy")
         self._measure("after", learned)
@@ -242,7 +244,7 @@ class Training:
         final = self.run.path / "final"
         final.mkdir(exist_ok=True)
         save_controllers(final / "controllers.npz", self.controllers)
-        save_adapters(self.model, final / "adapters")
+        save_policies(self.model, final / "adapters")
         summary = {
             **self.results,
             "task": self.config.task,
@@ -326,11 +328,11 @@ class Training:
     # --- checkpoints ------------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
-        from tracer_agents.generators.policies import save_adapters
+        from tracer_agents.generators.policies import save_policies
 
         folder = self.run.begin_checkpoint(self.done)
         save_controllers(folder / "controllers.npz", self.controllers)
-        save_adapters(self.model, folder / "adapters")
+        save_policies(self.model, folder / "adapters")
         self.learner.save(folder / "optimizer")
         state = {
             "update": self.done,
@@ -342,7 +344,7 @@ class Training:
         self.run.commit_checkpoint(self.done)
 
     def _restore(self) -> None:
-        from tracer_agents.generators.policies import load_adapters
+        from tracer_agents.generators.policies import load_policies
 
         folder = self.run.latest_checkpoint()
         if folder is None:
@@ -353,7 +355,7 @@ class Training:
             self.controllers = load_controllers(folder / "controllers.npz", list(self.controllers))
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-        load_adapters(self.model, folder / "adapters")
+        load_policies(self.model, folder / "adapters", self.policies)
         self.learner.load(folder / "optimizer")
         self.done = self.resumed_from = state["update"]
         self.results = state["results"]
