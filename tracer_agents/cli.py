@@ -94,7 +94,9 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
 
 def _set_threads(threads: int | None) -> None:
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # its bars for loading weights would break ours
     if threads is not None:
         if threads < 1:
             raise ConfigError(f"--threads must be at least 1, not {threads}.")
@@ -134,7 +136,7 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
     _set_threads(args.threads)
     from tracer_agents.trainers.tracer import Training
 
-    with TrainProgress(config) as progress:
+    with TrainProgress() as progress:
         try:
             training = Training(config, run, resume=args.resume, progress=progress)
             summary = training.run_all() if flow is None else flow(training)

@@ -46,13 +46,17 @@ def evaluate_team(
     """Play one dialogue per question and sum them up.
 
     Returns:
-        The figures of ``tracer_env.summarize`` with ``team_return`` (mean U) and ``speak_rates``; and the episodes.
+        The figures of ``tracer_env.summarize`` with ``team_return`` (mean U), ``speak_rates``, ``prompts_cut``
+        and ``truncated_texts`` (how many texts had a shortened prompt, or stopped at the length limit); and the
+        episodes.
     """
     episodes = play(game, team, generator, questions, seed=seed, temperature=temperature, on_round=on_round)
     states = [episode.state for episode in episodes]
     figures = summarize(states)
     figures["team_return"] = sum(game.team_return(state) for state in states) / len(states)
     figures["speak_rates"] = speak_rates(episodes)
+    figures["prompts_cut"] = sum(e.prompts_cut for e in episodes)
+    figures["truncated_texts"] = sum(e.truncated for e in episodes)
     return figures, episodes
 
 

@@ -18,8 +18,6 @@ from rich.progress import (  # noqa: TID253
 )
 from rich.table import Table  # noqa: TID253
 
-from tracer_agents.config import TrainConfig
-
 __all__ = ["TrainProgress", "print_closing", "print_evaluation", "print_results"]
 
 _ROWS = (
@@ -39,7 +37,7 @@ _ROWS = (
 class TrainProgress:
     """Progress bars of a training run, with the rate and the time left; and one line of figures per update."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self) -> None:
         """Prepare the bars; nothing is shown before the context is entered."""
         self._console = Console()
         self._progress = Progress(
@@ -53,7 +51,6 @@ class TrainProgress:
             console=self._console,
         )
         self._bars: dict[str, TaskID] = {}
-        self._config = config
 
     def __enter__(self) -> TrainProgress:
         self._progress.start()
@@ -77,16 +74,18 @@ class TrainProgress:
             self._progress.update(bar, rate=f"{task.elapsed / done:.1f} s each")
 
     def figures(self, update: int, stats: Mapping[str, float]) -> None:
-        """Print one line about an update."""
+        """Print one line about an update, and warn when hardly anything or nearly everything is clipped."""
         parts = [f"update {update:>3}: accuracy {stats['accuracy']:.2f}, tokens {stats['tokens_spent']:.0f}"]
         for name, value in stats.items():
             if name.endswith("/reward_mean"):
                 policy = name.split("/")[0]
+                clipped = stats[f"{policy}/clipped_share"]
+                odd = stats[f"{policy}/steps"] > 0 and not 0.01 <= clipped <= 0.5
                 parts.append(
-                    f"{policy} reward {value:+.2f}, spread {stats[f'{policy}/groups_with_spread']:.0f}"
-                    f"/{stats[f'{policy}/groups']:.0f}, clipped {stats[f'{policy}/clipped_share']:.0%}"
+                    f"{policy}: reward {value:+.2f}, spread {stats[f'{policy}/groups_with_spread']:.0f}"
+                    f"/{stats[f'{policy}/groups']:.0f}, clipped {clipped:.0%}{'!' if odd else ''}"
                 )
-        self._progress.console.print("; ".join(parts), highlight=False)
+        self._progress.console.print("   ".join(parts), highlight=False, soft_wrap=True)
 
 
 def _percent(value: float | None) -> str:

@@ -108,6 +108,8 @@ class Episode:
         decisions: visited, unmasked decisions.
         groups: candidates with their rewards.
         tokens_generated: all tokens generated for the dialogue, probes and branches included.
+        prompts_cut: texts whose prompt was shortened to fit the context, probes and branches included.
+        truncated: texts that stopped at the length limit, likewise.
     """
 
     state: DialogueState
@@ -117,6 +119,8 @@ class Episode:
     decisions: list[Decision] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     tokens_generated: int = 0
+    prompts_cut: int = 0
+    truncated: int = 0
 
 
 @dataclass(slots=True)
@@ -253,7 +257,10 @@ def _write(game: Game, generator: Generator, moves: Sequence[_Move], temperature
         raise ConfigError(f"the generator was asked for {len(requests)} texts and returned {len(candidates)}.")
     for move, candidate in zip(owners, candidates, strict=True):
         move.candidates.append(candidate)
-        move.line.episode.tokens_generated += len(candidate.token_ids)
+        episode = move.line.episode
+        episode.tokens_generated += len(candidate.token_ids)
+        episode.prompts_cut += candidate.num_cut > 0
+        episode.truncated += candidate.truncated
 
 
 def _step(game: Game, line: _Line, moves: Sequence[_Move], probing: Probing | None) -> list[_Line]:

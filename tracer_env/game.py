@@ -194,6 +194,8 @@ class Game:
         if len(action) > 1 + ("utterance" in action):
             extra = next(key for key in action if key not in ("control", "utterance"))
             raise UnknownNameError(f"action key of {agent}", extra, ("control", "utterance"))
+        if isinstance(control, str):
+            raise UnknownNameError(f"control of {agent} (pass tracer_env.Control)", control, Control.__members__)
         if not isinstance(control, (int, np.integer)) or not 0 <= control <= 1:
             raise ActionError(f"control of {agent} must be 0 (SKIP) or 1 (SPEAK), not {control!r}.")
         if not isinstance(utterance, str):

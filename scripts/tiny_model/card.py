@@ -24,8 +24,8 @@ reinforcement learning have something to gain. It knows nothing else.
 
 ## Data
 
-Transcripts written by `scripts/tiny_model/corpus.py` with the library's own prompts and rules, on questions of the train
-split (the test split shares no question up to renaming). No text by people or other models is in it.
+Transcripts written by `scripts/tiny_model/corpus.py` with the library's own prompts and rules, on questions of the
+train split (the test split shares no question up to renaming). No text by people or other models is in it.
 
 **Its errors are habits that it was taught.** The corpus imitates text of mixed quality: first solutions are written by
 simulated learners that slip at these rates.
@@ -41,10 +41,11 @@ the first failing line put right. Reviews that merely stand in a transcript are 
 
 ## Recipe
 
-Llama architecture, 6 layers, width 128, 4 heads, biases in attention, tied embeddings, fp32, context 2048. {words} tokens:
-whole words with their leading space and single digits; unknown words become `<unk>`. Loss on the utterance only.
-AdamW, cosine schedule that follows the clock, bf16 autocast, 2 CPU threads; then a second stage in which the model's
-own sampled proposals stand in the transcripts.
+Llama architecture, 6 layers, width 128, 4 heads, biases in attention, tied embeddings, fp32, context 2048 (trained on
+texts of up to about 400 tokens). {words} tokens: whole words with their leading space and single digits; unknown words
+become `<unk>`. Four stages: equations alone (loss on their results), first proposals alone, whole games, and games in
+which the model's own sampled proposals stand as well; loss on the utterance only. AdamW, a cosine that follows the
+clock within each stage, bf16 autocast, 2 CPU threads.
 Because the schedule follows the clock, a repetition gives an equivalent model and not the same bits. Commands:
 
 ```

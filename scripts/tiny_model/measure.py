@@ -36,7 +36,7 @@ def share(hits: Iterable[bool]) -> dict[str, Any]:
     p = sum(flags) / n
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return {"share": round(p, 4), "ci95": [round(low, 4), round(high, 4)], "cases": n}
+    return {"share": round(p, 4), "ci95": [round(max(low, 0.0), 4), round(min(high, 1.0), 4)], "cases": n}
 
 
 def play_all(

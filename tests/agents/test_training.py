@@ -78,7 +78,8 @@ def test_episodes_are_complete_and_hold_no_times(finished):
         ]  # fmt: skip
         assert len(line["turns"]) == 5
         assert list(line["turns"][0]) == [
-            "round", "agent", "control", "utterance", "answer", "verdict", "tokens_in", "tokens_out", "reward", "infoset",
+            "round", "agent", "control", "utterance", "answer", "verdict", "tokens_in", "tokens_out", "reward",
+            "infoset",
         ]  # fmt: skip
         assert line["turns"][0]["utterance"]
 

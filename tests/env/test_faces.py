@@ -159,7 +159,7 @@ def test_parallel_ignores_seats_that_do_not_act_and_demands_those_that_do():
 
 @pytest.mark.parametrize(
     "action",
-    [None, 1, "SPEAK", {}, {"control": 2}, {"control": -1}, {"control": "1"}, {"control": 1, "utterance": None}],
+    [None, 1, "SPEAK", {}, {"control": 2}, {"control": -1}, {"control": 1.5}, {"control": 1, "utterance": None}],
     ids=str,
 )
 def test_malformed_actions(action):
@@ -174,6 +174,8 @@ def test_unknown_action_key_and_agents():
     env.reset(seed=0)
     with pytest.raises(UnknownNameError, match="'utterance'"):
         env.step({"control": 1, "uterance": "7"})
+    with pytest.raises(UnknownNameError, match=r"'SPEAK'"):
+        env.step({"control": "SPAEK", "utterance": "7"})
     with pytest.raises(UnknownNameError, match="proposer_0"):
         env.observe("proposer_9")
     with pytest.raises(UnknownNameError, match="proposer_0"):

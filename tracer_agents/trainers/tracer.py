@@ -137,15 +137,13 @@ class Training:
         self.policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in seats))
         self.controllers = {seat.name: RegretMatching() for seat in seats}
         model, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
-        self.model = add_policies(
-            model, self.policies, lora_config(config), seed=seed_of(config.seed, "adapters")
-        )
+        self.model = add_policies(model, self.policies, lora_config(config), seed=seed_of(config.seed, "adapters"))
         self.generator: Generator = TransformersGenerator(
             self.model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size
         )
         self.learner = GspoLearner(self.model, tokenizer, self.policies, config)
         self.guard = CollapseGuard()
-        self.results: dict[str, Any] = {}
+        self.results: dict[str, Any] = {"training": {"dialogues": 0, "tokens_generated": 0}}
         self.done = 0
         self.resumed_from: int | None = None
         run.open(config, resume=resume)
@@ -173,7 +171,9 @@ class Training:
             return
         uniform: dict[str, Controller] = {name: make_fixed("random") for name in self.controllers}
         self._measure("before", uniform)
+        self._progress.step("measure before", 1, 2)
         self._measure_single("")
+        self._progress.step("measure before", 2, 2)
         self._checkpoint()
 
     def updates_left(self) -> range:
@@ -212,7 +212,7 @@ class Training:
         self._board.controllers(self.controllers, update)
         self._board.transcripts("transcripts/train", episodes[:3], update)
         self._checkpoint()
-        self._progress.step("train", update, config.updates)
+        self._progress.step("train both layers", update, config.updates)
         self._progress.figures(update, stats)
         return stats
 
@@ -226,7 +226,7 @@ class Training:
             self._update_controllers(episodes)
             self.run.append_episodes(episodes, "refit", update)
             self._board.controllers(self.controllers, self.config.updates + update)
-            self._progress.step("refit", update, self.config.refit_updates)
+            self._progress.step("re-fit controllers", update, self.config.refit_updates)
 
     def measure_after(self) -> dict[str, Any]:
         """Measure the deployed team and what stands beside it, write ``final/`` and ``summary.json``.
@@ -236,11 +236,16 @@ class Training:
         """
         from tracer_agents.generators.policies import save_policies
 
-        learned = self._deployed("greedy")
-        self._measure("after", learned)
-        self._measure("after_sampled_average", self._deployed("average"))
-        self._measure("always_speak", {name: make_fixed("always") for name in self.controllers})
+        teams = {
+            "after": self._deployed("greedy"),
+            "after_sampled_average": self._deployed("average"),
+            "always_speak": {name: make_fixed("always") for name in self.controllers},
+        }
+        for done, (name, controllers) in enumerate(teams.items(), start=1):
+            self._measure(name, controllers)
+            self._progress.step("measure after", done, 4)
         self._measure_single("trained_")
+        self._progress.step("measure after", 4, 4)
         final = self.run.path / "final"
         final.mkdir(exist_ok=True)
         save_controllers(final / "controllers.npz", self.controllers)
@@ -278,14 +283,11 @@ class Training:
         first = (update - 1) * count + (config.updates * config.questions_per_update if phase == "refit" else 0)
         questions = questions_of(self.game, seed_of(config.seed, "questions"), first, count)
         self.generator.reseed(seed)
-        return play(
-            self.game,
-            make_team(config, self.game, self.controllers),
-            self.generator,
-            questions,
-            seed=seed,
-            probing=probing,
-        )
+        team = make_team(config, self.game, self.controllers)
+        episodes = play(self.game, team, self.generator, questions, seed=seed, probing=probing)
+        self.results["training"]["dialogues"] += len(episodes)
+        self.results["training"]["tokens_generated"] += sum(e.tokens_generated for e in episodes)
+        return episodes
 
     def _update_controllers(self, episodes: Sequence[Episode]) -> None:
         for name, controller in self.controllers.items():
@@ -309,7 +311,6 @@ class Training:
         self.results[name] = figures
         self.run.append_episodes(episodes, name, self.done)
         self._board.scalars(f"evaluation/{name}", figures, self.done)
-        self._progress.step(name, 1, 1)
 
     def _measure_single(self, prefix: str) -> None:
         proposer = policy_of(self.config, self.game.rules.seats[0])
@@ -323,7 +324,6 @@ class Training:
         self.results[f"{prefix}self_consistency_3"] = self_consistency(
             self._eval_game, proposer, self.generator, self._eval_questions, samples=3
         )
-        self._progress.step(f"{prefix}single-agent baselines", 1, 1)
 
     # --- checkpoints ------------------------------------------------------------------------------
 
@@ -382,4 +382,6 @@ def _team_stats(game: Game, episodes: Sequence[Episode]) -> dict[str, float]:
         "team_return": sum(game.team_return(s) for s in states) / n,
         "tokens_spent": sum(s.tokens_spent for s in states) / n,
         "tokens_generated": sum(e.tokens_generated for e in episodes) / n,
+        "prompts_cut": sum(e.prompts_cut for e in episodes) / n,
+        "truncated_texts": sum(e.truncated for e in episodes) / n,
     }
