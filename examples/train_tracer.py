@@ -39,7 +39,7 @@ def train_team(training: Training) -> dict[str, Any]:
 
 def main() -> int:
     """Parse the options and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_train_arguments(parser)
     parser.set_defaults(run_command=lambda args: cli.train_command(args, train_team))
     return cli.run(parser.parse_args())

@@ -11,18 +11,21 @@ from tracer_agents.config import TrainConfig
 from tracer_agents.interfaces import Controller
 from tracer_agents.rollout import Player
 from tracer_env import Costs, Game, OutcomeRewards, Question, RewardScheme, Seat, TracerRewards
+from tracer_env.errors import ConfigError
+from tracer_env.registry import names_a_file
 
 __all__ = [
     "SHIPPED_MODEL",
     "evaluation_questions",
     "make_game",
+    "make_games",
     "make_team",
     "policy_of",
     "questions_of",
     "seed_of",
 ]
 
-_PHASES = {"train": 0, "refit": 1, "before": 2, "after": 3, "learn": 4, "adapters": 5, "questions": 6}
+_PHASES = {"train": 0, "refit": 1, "evaluate": 2, "learn": 3, "adapters": 4, "questions": 5}
 SHIPPED_MODEL = Path(__file__).resolve().parent / "models" / "tiny"
 """The small model that comes with the package."""
 
@@ -44,7 +47,7 @@ def make_game(config: TrainConfig, *, task: str, split: str) -> Game:
     return Game(
         task,
         split=split,
-        data_dir=None if task.endswith(".jsonl") or task == "arithmetic" else config.data_dir,
+        data_dir=None if task == "arithmetic" or names_a_file(task) else config.data_dir,
         rewards=_scheme(config, costs),
         abstraction=config.abstraction,
         proposers=config.proposers,
@@ -53,6 +56,29 @@ def make_game(config: TrainConfig, *, task: str, split: str) -> Game:
         schedule=config.schedule,
         on_invalid=config.on_invalid,
     )
+
+
+def make_games(config: TrainConfig) -> tuple[Game, Game]:
+    """Return the game on the training questions and the one on the held-out questions.
+
+    Raises:
+        ConfigError: if they are the same questions.
+    """
+    eval_task = config.eval_task or config.task
+    training = make_game(config, task=config.task, split=config.split)
+    held_out = make_game(config, task=eval_task, split=config.eval_split)
+    ours, theirs = (getattr(game.task, "path", None) for game in (training, held_out))
+    if ours is not None and theirs is not None and Path(ours).resolve() == Path(theirs).resolve():
+        raise ConfigError(
+            f"a run may not train on the questions it is evaluated on: {config.task} has no splits. "
+            "Name another file or task as --eval-task."
+        )
+    if ours is None and theirs is None and (config.task, config.split) == (eval_task, config.eval_split):
+        raise ConfigError(
+            f"a run may not train on the questions it is evaluated on: both splits of {config.task!r} are "
+            f"{config.split!r}. Choose another --eval-split."
+        )
+    return training, held_out
 
 
 def _scheme(config: TrainConfig, costs: Costs) -> RewardScheme:
@@ -69,12 +95,10 @@ def questions_of(game: Game, seed: int, first: int, count: int) -> list[Question
     if size is None:
         offset = np.random.default_rng([seed, first]).integers(2**53, size=count)
         return [game.task.question(int(index)) for index in offset]
-    questions = []
-    for position in range(first, first + count):
-        epoch, k = divmod(position, size)
-        order = np.random.default_rng([seed, epoch]).permutation(size)
-        questions.append(game.task.question(int(order[k])))
-    return questions
+    epochs = range(first // size, (first + count - 1) // size + 1)
+    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(size) for epoch in epochs}
+    positions = (divmod(position, size) for position in range(first, first + count))
+    return [game.task.question(int(orders[epoch][k])) for epoch, k in positions]
 
 
 def evaluation_questions(game: Game, count: int) -> list[Question]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tracer_agents.config import PRESETS, SMOKE, TrainConfig
-from tracer_env.errors import ConfigError, TracerError, UnknownNameError
+from tracer_env.errors import ConfigError, MissingExtraError, TracerError, UnknownNameError
 
 if TYPE_CHECKING:
     from tracer_agents.trainers.tracer import Training
 
-__all__ = ["add_train_arguments", "config_from", "eval_command", "main", "train_command"]
+__all__ = ["Parser", "add_train_arguments", "config_from", "eval_command", "main", "train_command"]
 
 Flow = Callable[["Training"], dict[str, Any]]
 """What to do with a prepared run; returns its summary."""
@@ -27,10 +27,11 @@ Flow = Callable[["Training"], dict[str, Any]]
 _CONVERTERS = {"int": int, "float": float, "str": str, "str | None": str}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """An argument parser that names the nearest option for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and a message that names the nearest option."""
         unknown = [word for word in message.split() if word.startswith("--")]
         if "unrecognized" in message and unknown:
             known = [option for action in self._actions for option in action.option_strings]
@@ -93,8 +94,11 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
 
 
 def _set_threads(threads: int | None) -> None:
-    import torch
-    from transformers.utils import logging
+    try:
+        import torch
+        from transformers.utils import logging
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", "agents", "running language models") from error
 
     logging.disable_progress_bar()  # its bars for loading weights would break ours
     if threads is not None:
@@ -117,7 +121,7 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
 
     Args:
         args: parsed options of ``add_train_arguments``.
-        flow: what to do with the prepared run; by default ``Training.run``.
+        flow: what to do with the prepared run; by default ``Training.run_all``.
 
     Returns:
         The exit status: 0, or 130 after an interrupt (a checkpoint is on the disk).
@@ -133,11 +137,11 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
         return 0
     run.check_free(resume=args.resume)
     print("Loading torch, transformers and TRL ...", flush=True)
-    _set_threads(args.threads)
-    from tracer_agents.trainers.tracer import Training
-
     with TrainProgress() as progress:
         try:
+            _set_threads(args.threads)
+            from tracer_agents.trainers.tracer import Training
+
             training = Training(config, run, resume=args.resume, progress=progress)
             summary = training.run_all() if flow is None else flow(training)
         except KeyboardInterrupt:
@@ -145,6 +149,7 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
             saved = run.latest_checkpoint()
             where = "before the first checkpoint" if saved is None else f"the checkpoint {saved} is on the disk"
             print(f"\nInterrupted; {where}. Continue with the same options and: --run-dir {run.path} --resume")
+            print(f'(through make: make train ARGS="... --run-dir {run.path} --resume")')
             return 130
     print_results(summary)
     print_closing(run.path)
@@ -152,7 +157,7 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
 
 
 def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", nargs="+", default=["arithmetic"], help="task names or JSONL paths")
+    parser.add_argument("--task", nargs="+", help="task names or JSONL paths (default: the run's, else arithmetic)")
     parser.add_argument("--split", default="test", help="which questions (default: test)")
     parser.add_argument("--data-dir", help="folder with the tasks' data (else TRACER_DATA_DIR, else the hub)")
     parser.add_argument("--run", metavar="DIR", help="a finished training run: its team is evaluated")
@@ -174,13 +179,17 @@ def eval_command(args: argparse.Namespace) -> int:
     Returns:
         The exit status.
     """
+    from tracer_agents.evaluate import evaluate_tasks
+    from tracer_agents.records import write_json
     from tracer_agents.report import print_evaluation
 
+    out = None if args.out is None else Path(args.out)
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"cannot write {out}: {out.parent} is not a folder.")
     _set_threads(args.threads)
-    from tracer_agents.evaluate import evaluate_tasks
-
-    results = evaluate_tasks(
-        tasks=args.task,
+    results = {}
+    for task, figures in evaluate_tasks(
+        args.task,
         split=args.split,
         data_dir=args.data_dir,
         run=args.run,
@@ -191,11 +200,11 @@ def eval_command(args: argparse.Namespace) -> int:
         seed=args.seed,
         max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
-    )
-    for task, figures in results.items():
+    ):
+        results[task] = figures
         print_evaluation(task, figures)
-    if args.out is not None:
-        Path(args.out).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        if out is not None:
+            write_json(out, results)  # after every task, so that an interruption loses nothing
     return 0
 
 
@@ -208,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 for a wrong argument, 1 for an error of the library, 130 after an interrupt.
     """
-    parser = _Parser(prog="tracer", description="Train and evaluate teams of language models that solve problems.")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    parser = Parser(prog="tracer", description="Train and evaluate teams of language models that solve problems.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     train = commands.add_parser("train", help="train both layers of a team and measure it before and after")
     add_train_arguments(train)
     train.set_defaults(run_command=train_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
@@ -95,6 +96,7 @@ class TrainConfig(GspoConfig):
     eval_questions: int = setting(512, "held-out questions before and after")
 
     max_new_tokens: int = setting(64, "longest utterance in tokens")
+    thinking: bool = setting(False, "let models with a thinking mode think (chat template option enable_thinking)")
     batch_size: int = setting(512, "texts per generation batch")
     seed: int = setting(0, "seed of everything")
 
@@ -107,19 +109,11 @@ class TrainConfig(GspoConfig):
         super().__post_init__()
         _at_least(self, updates=0, questions_per_update=1, refit_updates=0, refit_questions=1, eval_questions=1)
         _at_least(self, max_new_tokens=1, batch_size=1, seed=0)
+        if not 0.0 < self.probe_rate <= 1.0:
+            raise ConfigError(f"probe_rate must be in (0, 1], not {self.probe_rate!r}.")
         _one_of("layers", self.layers, ("both", "controllers", "generators"))
         _one_of("policies", self.policies, ("seat", "role"))
         _one_of("estimator", self.estimator, ("rollout", "local"))
-        is_file = self.task.endswith(".jsonl")
-        if self.eval_task in (None, self.task) and (is_file or self.split == self.eval_split):
-            raise ConfigError(
-                "a run may not train on the questions it is evaluated on. "
-                + (
-                    f"{self.task} has no parts: name another file or task as --eval-task."
-                    if is_file
-                    else f"Both splits are {self.split!r}: choose another --eval-split."
-                )
-            )
 
     @property
     def trains_controllers(self) -> bool:
@@ -177,8 +171,8 @@ def _at_least(config: Any, **least: int) -> None:
 
 def _positive(config: Any, *names: str) -> None:
     for name in names:
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{name} must be positive, not {getattr(config, name)!r}.")
+        if not 0 < getattr(config, name) < math.inf:
+            raise ConfigError(f"{name} must be positive and finite, not {getattr(config, name)!r}.")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -188,7 +182,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "recommended": {},
-    # method.md marks these choices (paper): local values, no costs, GSPO's own clip range
+    # the paper's choices: one-step values of the role's own reward, no costs, GSPO's own clip range
     "paper": {"estimator": "local", "cost_per_1k_tokens": 0.0, "epsilon_low": 3e-4, "epsilon_high": 4e-4},
 }
 """Named sets of settings; the command line's own flags win over them."""

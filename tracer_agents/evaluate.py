@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tracer_agents.interfaces import Candidate, Controller, Generator, Request
 from tracer_agents.rollout import Episode, Player, play
 from tracer_env import Action, Control, DialogueState, Game, Question, Role, Rules, Seat, summarize
 from tracer_env.dialogue import advance, initial_state
+from tracer_env.errors import ConfigError
 
 __all__ = ["evaluate_tasks", "evaluate_team", "self_consistency", "single_call", "speak_rates"]
 
@@ -63,7 +64,14 @@ def evaluate_team(
 def _single_rules(game: Game) -> Rules:
     """One proposer, one round: a single call is the smallest game, so it is counted by the same rules."""
     return replace(
-        game.rules, proposers=1, reviewers=0, rounds=1, schedule="round_robin", stop_after_skips=None, token_budget=None
+        game.rules,
+        proposers=1,
+        reviewers=0,
+        rounds=1,
+        schedule="round_robin",
+        on_invalid="keep",
+        stop_after_skips=None,
+        token_budget=None,
     )
 
 
@@ -122,7 +130,7 @@ def self_consistency(
 
 
 def evaluate_tasks(
-    tasks: Sequence[str],
+    tasks: Sequence[str] | None = None,
     *,
     split: str = "test",
     data_dir: str | None = None,
@@ -134,86 +142,89 @@ def evaluate_tasks(
     seed: int = 0,
     max_new_tokens: int | None = None,
     batch_size: int | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure a trained team, or a plain model in the seats of the default team, on one or more tasks.
 
+    All data is looked up before the model is loaded; then each task's figures come as soon as they are there.
+
     Args:
-        tasks: task names or JSONL paths.
+        tasks: task names or JSONL paths; the run's task by default, else arithmetic.
         split: which questions.
-        data_dir: folder with the tasks' data.
+        data_dir: folder with the tasks' data; the run's by default.
         run: a finished run directory: its model, adapters, controllers and rules are used.
         model: model folder or hub id; the run's by default, else the shipped one.
         controllers: ``"always"``, ``"never"`` or ``"random"`` instead of the run's; without a run, always by default.
-        num_questions: per task; a finite task gives at most what it has.
+        num_questions: per task, at least 1; a finite task gives at most what it has.
         temperature: of every utterance of the team.
         seed: seed of everything.
         max_new_tokens: longest utterance; the run's by default.
         batch_size: texts per generation batch; the run's by default.
 
-    Returns:
-        For each task: ``split``, ``controllers``, ``team``, ``single_greedy``, ``single_sampled``,
+    Yields:
+        A task and its ``split``, ``controllers``, ``team``, ``single_greedy``, ``single_sampled`` and
         ``self_consistency_3``.
 
     Raises:
+        ConfigError: if a number is out of range.
         RunDirectoryError: if ``run`` is not a finished run.
+        DataNotFoundError: if the data of one of the tasks cannot be found.
         ModelFolderError: if the model cannot be loaded.
     """
     from tracer_agents.assembly import evaluation_questions, make_game, make_team, policy_of
 
-    config, trained = _config_of(run)
-    config = replace(
-        config,
-        data_dir=data_dir,
-        model=model or config.model,
-        seed=seed,
-        split="train" if split != "train" else "test",
-        eval_split=split,
-        max_new_tokens=max_new_tokens or config.max_new_tokens,
-        batch_size=batch_size or config.batch_size,
-    )
+    if num_questions < 1:
+        raise ConfigError(f"the number of questions must be at least 1, not {num_questions}.")
+    if not temperature >= 0:
+        raise ConfigError(f"the temperature must be at least 0, not {temperature!r}.")
+    config = TrainConfig() if run is None else _config_of_run(Path(run))
+    changes = {
+        "data_dir": data_dir, "model": model, "seed": seed, "max_new_tokens": max_new_tokens, "batch_size": batch_size
+    }  # fmt: skip
+    config = TrainConfig.from_settings({k: v for k, v in changes.items() if v is not None}, config)
+    chosen = list(tasks or [config.task])
+    games = {task: make_game(config, task=task, split=split) for task in chosen}
+    questions = {task: evaluation_questions(game, num_questions) for task, game in games.items()}
+    seats = Rules(proposers=config.proposers, reviewers=config.reviewers).seats
+    label, team_of = _controllers(config, seats, run, controllers)
     generator = _load_generator(config, run)
-    team_of: Mapping[str, Controller]
-    label = controllers or ("trained" if trained is not None else "always")
-    results = {}
-    for task in tasks:
-        game = make_game(config, task=task, split=split)
-        seats = game.rules.seats
-        if controllers is None and trained is not None:
-            team_of = trained
-        else:
-            team_of = {seat.name: make_fixed(controllers or "always") for seat in seats}
-        questions = evaluation_questions(game, num_questions)
+    proposer = policy_of(config, seats[0])
+    for task, game in games.items():
         generator.reseed(seed)
         team = make_team(config, game, team_of)
-        figures, _ = evaluate_team(game, team, generator, questions, seed=seed, temperature=temperature)
-        proposer = policy_of(config, seats[0])
-        results[task] = {
-            "split": split,
-            "controllers": label,
-            "team": figures,
-            "single_greedy": single_call(game, proposer, generator, questions, temperature=0.0),
-            "single_sampled": single_call(game, proposer, generator, questions, temperature=1.0),
-            "self_consistency_3": self_consistency(game, proposer, generator, questions),
-        }
-    return results
+        asked = questions[task]
+        figures, _ = evaluate_team(game, team, generator, asked, seed=seed, temperature=temperature)
+        yield (
+            task,
+            {
+                "split": split,
+                "controllers": label,
+                "team": figures,
+                "single_greedy": single_call(game, proposer, generator, asked, temperature=0.0),
+                "single_sampled": single_call(game, proposer, generator, asked, temperature=1.0),
+                "self_consistency_3": self_consistency(game, proposer, generator, asked),
+            },
+        )
 
 
-def _config_of(run: str | None) -> tuple[TrainConfig, dict[str, Controller] | None]:
-    """Return a run's settings and its deployed controllers; defaults and None without a run."""
-    if run is None:
-        return TrainConfig(), None
-    path = Path(run)
+def _config_of_run(path: Path) -> TrainConfig:
     try:
-        config = TrainConfig.from_settings(json.loads((path / "config.json").read_text(encoding="utf-8")))
+        settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path} is not a run directory: {error}") from error
-    if not (path / "final" / "controllers.npz").exists():
-        raise RunDirectoryError(f"{path} is not a finished run: it has no final/. Continue it with --resume.")
-    if not config.trains_controllers:
-        return config, None
-    seats = Rules(proposers=config.proposers, reviewers=config.reviewers).seats
-    learned = load_controllers(path / "final" / "controllers.npz", [seat.name for seat in seats])
-    return config, {name: FrozenController(c, "greedy") for name, c in learned.items()}
+    if not (path / "summary.json").exists():
+        raise RunDirectoryError(f"{path} is not a finished run: it has no summary.json. Continue it with --resume.")
+    return TrainConfig.from_settings(settings)
+
+
+def _controllers(
+    config: TrainConfig, seats: Sequence[Seat], run: str | None, name: str | None
+) -> tuple[str, dict[str, Controller]]:
+    """Return what is evaluated, as a label and by seat name: the fixed controllers asked for, else the run's own."""
+    if name is None and run is not None and config.trains_controllers:
+        learned = load_controllers(Path(run) / "final" / "controllers.npz", [seat.name for seat in seats])
+        return "trained", {seat: FrozenController(c, "greedy") for seat, c in learned.items()}
+    fixed = name or ("always" if run is None else "random")  # a run that trained generators only played uniformly
+    return fixed, {seat.name: make_fixed(fixed) for seat in seats}
 
 
 def _load_generator(config: TrainConfig, run: str | None) -> Generator:
@@ -227,4 +238,10 @@ def _load_generator(config: TrainConfig, run: str | None) -> Generator:
     model = add_policies(base, policies, lora_config(config), seed=0)
     if run is not None:
         load_policies(model, Path(run) / "final" / "adapters", policies)
-    return TransformersGenerator(model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+    return TransformersGenerator(
+        model,
+        tokenizer,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        chat_options={"enable_thinking": config.thinking},
+    )

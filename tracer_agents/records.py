@@ -15,10 +15,10 @@ from typing import Any
 from tracer_agents.config import TrainConfig
 from tracer_agents.errors import CheckpointError, RunDirectoryError
 from tracer_agents.rollout import Episode
-from tracer_env import Utterance
 
 __all__ = ["RunDirectory", "episode_record", "software", "write_json"]
 
+_APPENDED = ("episodes.jsonl", "timing.jsonl")
 _PACKAGES = ("tracer-env", "numpy", "gymnasium", "pettingzoo", "torch", "transformers", "trl", "peft", "accelerate")
 
 
@@ -52,10 +52,6 @@ def _commit() -> str | None:
     return head.stdout.strip() + ("+uncommitted" if dirty.stdout.strip() else "")
 
 
-def _plain(text: str | None) -> str | None:
-    return str(text) if isinstance(text, Utterance) else text
-
-
 def episode_record(episode: Episode, phase: str, update: int) -> dict[str, Any]:
     """Return one line of ``episodes.jsonl``: everything that was said and paid, and no times.
 
@@ -78,7 +74,7 @@ def episode_record(episode: Episode, phase: str, update: int) -> dict[str, Any]:
                 "agent": turn.seat.name,
                 "control": int(turn.control),
                 "utterance": str(turn.utterance),
-                "answer": _plain(turn.answer),
+                "answer": turn.answer,
                 "verdict": None if turn.verdict is None else turn.verdict.value,
                 "tokens_in": turn.tokens_in,
                 "tokens_out": turn.tokens_out,
@@ -87,7 +83,7 @@ def episode_record(episode: Episode, phase: str, update: int) -> dict[str, Any]:
             }
             for turn, reward, infoset in zip(state.turns, episode.rewards, episode.infosets, strict=True)
         ],
-        "final": None if state.standing is None else _plain(state.standing.answer),
+        "final": None if state.standing is None else state.standing.answer,
         "correct": state.correct,
         "error": None,
     }
@@ -125,7 +121,8 @@ class RunDirectory:
         write_json(self.path / "manifest.json", software())
 
     def _has_content(self) -> bool:
-        return self.path.exists() and any(self.path.iterdir())
+        """A half-written first file is nothing: the run had not begun."""
+        return self.path.exists() and any(path.suffix != ".part" for path in self.path.iterdir())
 
     def check_free(self, *, resume: bool) -> None:
         """Check that a run may be written here, before anything slow is loaded.
@@ -175,17 +172,17 @@ class RunDirectory:
         with open(self.path / "timing.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    @property
-    def episodes_bytes(self) -> int:
-        """Size of ``episodes.jsonl``."""
-        path = self.path / "episodes.jsonl"
-        return path.stat().st_size if path.exists() else 0
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of the files that are appended to."""
+        paths = [self.path / name for name in _APPENDED]
+        return {path.name: path.stat().st_size for path in paths if path.exists()}
 
-    def truncate_episodes(self, size: int) -> None:
-        """Drop episodes written after a checkpoint, so that resuming does not list them twice."""
-        path = self.path / "episodes.jsonl"
-        if path.exists():
-            os.truncate(path, min(size, path.stat().st_size))
+    def truncate(self, sizes: Mapping[str, int]) -> None:
+        """Drop what was appended after a checkpoint, so that resuming does not list it twice."""
+        for name in _APPENDED:
+            path = self.path / name
+            if path.exists():
+                os.truncate(path, min(sizes.get(name, 0), path.stat().st_size))
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -211,6 +208,10 @@ class RunDirectory:
         for old in self._checkpoints()[:-2]:
             shutil.rmtree(old)
         return target
+
+    def drop_checkpoint(self, update: int) -> None:
+        """Delete a checkpoint that turned out to be no good."""
+        shutil.rmtree(self.checkpoint_path(update), ignore_errors=True)
 
     def _checkpoints(self) -> list[Path]:
         folder = self.path / "checkpoints"

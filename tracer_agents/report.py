@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from rich.table import Table  # noqa: TID253
 __all__ = ["TrainProgress", "print_closing", "print_evaluation", "print_results"]
 
 _ROWS = (
-    ("before", "team before (uniform controllers, untrained)"),
-    ("after", "team AFTER (greedy average strategy)"),
+    ("before", "team before (uniform, untrained)"),
+    ("after", "team AFTER (deployed: greedy average strategy)"),
     ("after_sampled_average", "team after, sampled average strategy"),
+    ("after_last_iterate", "team after, last iterate"),
     ("always_speak", "trained team, always speak"),
     ("single_greedy", "one greedy call, base"),
     ("single_sampled", "one sampled call, base"),
@@ -39,18 +42,21 @@ class TrainProgress:
 
     def __init__(self) -> None:
         """Prepare the bars; nothing is shown before the context is entered."""
-        self._console = Console()
         self._progress = Progress(
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<20}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]:<11}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=self._console,
+            TextColumn("{task.fields[note]}"),
+            console=Console(),
         )
         self._bars: dict[str, TaskID] = {}
+        self._begun: dict[str, tuple[float, int]] = {}  # when a bar appeared, and how many steps were done by then
+        self._current: TaskID | None = None
+        self._explained = False
 
     def __enter__(self) -> TrainProgress:
         self._progress.start()
@@ -64,14 +70,19 @@ class TrainProgress:
         self._progress.stop()
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Move the bar of ``what`` to ``done`` of ``total`` steps."""
+        """Move the bar of ``what`` to ``done`` of ``total`` steps; called with the steps done before work begins."""
         if what not in self._bars:
-            self._bars[what] = self._progress.add_task(what, total=total, rate="")
-        bar = self._bars[what]
-        self._progress.update(bar, completed=done)
-        task = next(t for t in self._progress.tasks if t.id == bar)
-        if task.elapsed and done:
-            self._progress.update(bar, rate=f"{task.elapsed / done:.1f} s each")
+            self._bars[what] = self._progress.add_task(what, total=total, rate="", note="")
+            self._begun[what] = (time.monotonic(), done)
+        self._current = self._bars[what]
+        began, at = self._begun[what]
+        rate = f"{(time.monotonic() - began) / (done - at):.1f} s each" if done > at else ""
+        self._progress.update(self._current, completed=done, rate=rate, note="")
+
+    def round(self, number: int, lines: int) -> None:
+        """Note at the current bar which round is being played, and in how many dialogues and branches."""
+        if self._current is not None:
+            self._progress.update(self._current, note=f"round {number + 1}, {lines} dialogues")
 
     def figures(self, update: int, stats: Mapping[str, float]) -> None:
         """Print one line about an update, and warn when hardly anything or nearly everything is clipped."""
@@ -86,6 +97,14 @@ class TrainProgress:
                     f"/{stats[f'{policy}/groups']:.0f}, clipped {clipped:.0%}{'!' if odd else ''}"
                 )
         self._progress.console.print("   ".join(parts), highlight=False, soft_wrap=True)
+        if not self._explained and any(part.endswith("!") for part in parts):
+            self._explained = True
+            self._progress.console.print(
+                "(! less than 1 % or more than 50 % of the sequences were clipped in the update's last step: the clip "
+                "range --epsilon-low, --epsilon-high does nothing there, or nearly everything)",
+                style="dim",
+                soft_wrap=True,
+            )
 
 
 def _percent(value: float | None) -> str:
@@ -154,7 +173,7 @@ def print_closing(path: Path) -> None:
     print(f"  every dialogue:   {path / 'episodes.jsonl'}")
     print(f"  all figures:      {path / 'summary.json'}")
     print(f"  the trained team: {path / 'final'}")
-    print(f"Learning curves:    tensorboard --logdir {path / 'tb'}")
+    print(f"Learning curves:    {sys.executable} -m tensorboard.main --logdir {path / 'tb'}")
 
 
 def print_evaluation(task: str, figures: Mapping[str, Any]) -> None:

@@ -104,7 +104,7 @@ class Episode:
         state: the finished game.
         seed: (seed of ``play``, position of the question): replays the episode's controls.
         infosets: key of each turn's information set.
-        rewards: what the turn's seat was paid for the round of the turn.
+        rewards: what the turn's seat was paid from its turn until before its next one.
         decisions: visited, unmasked decisions.
         groups: candidates with their rewards.
         tokens_generated: all tokens generated for the dialogue, probes and branches included.
@@ -132,6 +132,7 @@ class _Line:
     episode: Episode
     is_branch: bool = False
     branches: list[tuple[Decision, _Line, float]] = field(default_factory=list)  # decision, other control, weight
+    owed: dict[Seat, float] = field(default_factory=dict)  # payments of seats that have not had a turn
 
 
 class _Draws:
@@ -229,7 +230,7 @@ def _plan(game: Game, team: Mapping[Seat, Player], line: _Line, probing: Probing
         mask = game.mask(state, seat)
         infoset = game.infoset(state, seat)
         features = feature_vector(game.rules, state, seat)
-        speak_prob = team[seat].controller.speak_prob(infoset, features, mask)
+        speak_prob = _speak_prob(team[seat].controller, seat, infoset, features, mask)
         control = Control.SPEAK if line.draws.control[state.round, column] < speak_prob else Control.SKIP
         probed = (
             probing is not None
@@ -241,6 +242,18 @@ def _plan(game: Game, team: Mapping[Seat, Player], line: _Line, probing: Probing
             _Move(line, seat, team[seat].policy, column, mask, control, probed, count, infoset, features, speak_prob)
         )
     return moves
+
+
+def _speak_prob(
+    controller: Controller, seat: Seat, infoset: str, features: NDArray[np.float32], mask: tuple[bool, bool]
+) -> float:
+    """Ask a controller where it has a choice. The mask is the game's: no controller has to know it."""
+    if not mask[0]:
+        return 1.0
+    prob = controller.speak_prob(infoset, features, mask)
+    if not 0.0 <= prob <= 1.0:
+        raise ConfigError(f"the controller of {seat.name} gave SPEAK the probability {prob!r} at {infoset!r}.")
+    return prob
 
 
 def _write(game: Game, generator: Generator, moves: Sequence[_Move], temperature: float) -> None:
@@ -273,11 +286,22 @@ def _step(game: Game, line: _Line, moves: Sequence[_Move], probing: Probing | No
             branches += _record_move(game, line, move, probing, actions)
     line.state = game.advance(before, actions)
     if not line.is_branch:
-        pay = game.pay(before, line.state)
-        for turn, move in zip(line.state.turns[len(before.turns) :], moves, strict=True):
-            line.episode.infosets.append(move.infoset)
-            line.episode.rewards.append(pay[turn.seat])
+        line.episode.infosets += [move.infoset for move in moves]
+        line.episode.rewards += [0.0] * len(moves)
+        _credit(line, game.pay(before, line.state))
     return branches
+
+
+def _credit(line: _Line, pay: Mapping[Seat, float]) -> None:
+    """Add every seat's payment to its latest turn, so that a seat's rewards add up to its return.
+
+    What a seat is paid before its first turn waits for that turn.
+    """
+    latest = {turn.seat: turn.index for turn in line.state.turns}
+    for seat, value in pay.items():
+        line.owed[seat] = line.owed.get(seat, 0.0) + value
+        if seat in latest:
+            line.episode.rewards[latest[seat]] += line.owed.pop(seat)
 
 
 def _record_move(

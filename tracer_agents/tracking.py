@@ -25,7 +25,7 @@ class TensorBoard:
 
         Args:
             folder: where it goes.
-            purge_step: when resuming, events from this step on are hidden.
+            purge_step: when resuming, events from this step on are hidden, as they are written again.
 
         Raises:
             MissingExtraError: if tensorboard is not installed.
@@ -57,6 +57,10 @@ class TensorBoard:
         """Write whole dialogues as preformatted text."""
         blocks = ["\n".join("    " + line for line in render(e.state).splitlines()) for e in episodes]
         self._writer.add_text(name, "\n\n---\n\n".join(blocks), step)
+
+    def flush(self) -> None:
+        """Put everything on the disk."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the file."""

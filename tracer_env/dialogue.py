@@ -306,7 +306,9 @@ def _settle_proposals(rules: Rules, task: Task, state: DialogueState, turns: tup
         if old_answer is not None:
             return state
         clusters = [(None, list(turns))]  # nothing valid stands or was said: an invalid answer is pending
-    winner, ballots = max(clusters, key=lambda c: (len(c[1]), old is not None and _same(task, c[0], old_answer)))
+    winner, ballots = max(
+        clusters, key=lambda c: (c[0] is not None, len(c[1]), old is not None and _same(task, c[0], old_answer))
+    )
     speakers = [turn for turn in ballots if turn.spoke]
     if not speakers:
         return state

@@ -10,7 +10,7 @@ from typing import Any
 from tracer_env.errors import ConfigError, UnknownNameError
 from tracer_env.tasks.base import Task
 
-__all__ = ["load_task", "register_task"]
+__all__ = ["load_task", "names_a_file", "register_task"]
 
 _ENTRY_POINTS = {
     "arithmetic": "tracer_env.tasks.arithmetic:ArithmeticTask",
@@ -86,6 +86,11 @@ def _load_file(task: str | os.PathLike[str], split: str, data_dir: str | os.Path
     from tracer_env.tasks.jsonl import JsonlTask  # here, so that importing the registry imports no task
 
     return JsonlTask(task, split=split)
+
+
+def names_a_file(task: str) -> bool:
+    """Return whether ``load_task`` takes this string for the path of a JSONL file and not for a task's name."""
+    return task not in _ENTRY_POINTS and (_looks_like_path(task) or Path(task).is_file())
 
 
 def _looks_like_path(name: str) -> bool:

@@ -177,7 +177,7 @@ class OutcomeRewards:
 def _charges(costs: Costs, rules: Rules, turns: Sequence[Turn]) -> dict[Seat, float]:
     if costs.scope == "team":
         total = sum(costs.of_turn(turn) for turn in turns)
-        return dict.fromkeys(rules.seats, -total)
+        return dict.fromkeys(rules.seats, 0.0 - total)  # and not -0.0
     pay = dict.fromkeys(rules.seats, 0.0)
     for turn in turns:
         pay[turn.seat] -= costs.of_turn(turn)

@@ -46,9 +46,8 @@ def test_presets_are_valid(preset):
         ({"estimator": "roll-out"}, "'rollout'"),
         ({"layers": "none"}, "layers"),
         ({"policies": "seats"}, "'seat'"),
-        ({"eval_split": "train"}, "--eval-split"),
-        ({"task": "own.jsonl"}, "--eval-task"),
-        ({"task": "own.jsonl", "eval_task": "own.jsonl"}, "--eval-task"),
+        ({"probe_rate": 0.0}, "probe_rate"),
+        ({"learning_rate": float("inf")}, "finite"),
         ({"num_candidates": 1}, "num_candidates"),
     ],
 )

@@ -8,7 +8,7 @@ from tracer_agents.controllers.fixed import FixedController, make_fixed
 from tracer_agents.evaluate import evaluate_team, self_consistency, single_call
 from tracer_agents.generators.scripted import ScriptedGenerator
 from tracer_agents.rollout import Player, Probing, play
-from tracer_env import Control, Costs, Game, OutcomeRewards, Role, TracerRewards
+from tracer_env import Action, Control, Costs, Game, OutcomeRewards, Role, TracerRewards
 from tracer_env.errors import ConfigError, RewardError
 
 
@@ -206,6 +206,44 @@ def test_baselines_by_hand():
     assert voted["calls_per_question"] == 3
     single = single_call(game, "p", ScriptedGenerator(["7"]), [game.task.question(7)], temperature=0.0)
     assert (single["accuracy"], single["tokens_per_question"]) == (1.0, 2.0)
+
+
+class _Careless:
+    def __init__(self, prob):
+        self.prob = prob
+
+    def speak_prob(self, infoset, features, mask):
+        return self.prob
+
+    def update(self, values):
+        pass
+
+
+def test_the_mask_is_the_game_s_and_probabilities_are_checked():
+    game = Game(ToyTask(), rounds=1)
+    never = {seat: Player(policy=seat.name, controller=_Careless(0.0)) for seat in game.rules.seats}
+    (episode,) = play(game, never, ScriptedGenerator(["3"]), questions(game, 1), seed=0)
+    assert episode.state.turns[0].utterance == "3"
+    assert not episode.state.turns[0].control_corrected
+    game = Game(ToyTask(), rounds=2)
+    broken = {seat: Player(policy=seat.name, controller=_Careless(float("nan"))) for seat in game.rules.seats}
+    with pytest.raises(ConfigError, match="reviewer_0"):
+        play(game, broken, ScriptedGenerator(["3"]), questions(game, 1), seed=0)
+
+
+@pytest.mark.parametrize("rewards", ["tracer", OutcomeRewards(costs=Costs(per_call=0.25))], ids=["tracer", "outcome"])
+def test_logged_rewards_of_a_seat_add_up_to_its_return(rewards):
+    game = Game(ToyTask(), rounds=5, rewards=rewards)
+    for episode in play(game, team_of(game, 0.5), ScriptedGenerator(script()), questions(game, 20), seed=3):
+        state, returns = game.start(episode.state.question), dict.fromkeys(game.rules.seats, 0.0)
+        for turn in episode.state.turns:
+            before, state = state, game.advance(state, {turn.seat: Action(turn.control, turn.utterance)})
+            for seat, value in game.pay(before, state).items():
+                returns[seat] += value
+        logged = dict.fromkeys(game.rules.seats, 0.0)
+        for turn, reward in zip(episode.state.turns, episode.rewards, strict=True):
+            logged[turn.seat] += reward
+        assert logged == pytest.approx(returns)
 
 
 def test_bad_settings():

@@ -159,6 +159,9 @@ def test_run_directory_errors(finished, capsys, tmp_path):
     [
         (["--task", "gsm8"], "'gsm8k'"),
         (["--task", "math500"], "split"),
+        (["--eval-split", "train"], "--eval-split"),
+        (["--task", "./no/such.jsonl"], "--eval-task"),
+        (["--task", "no/such.jsonl", "--eval-task", "./no/../no/such.jsonl"], "--eval-task"),
         (["--model", "no/such/folder/here"], "no/such/folder/here"),
         (["--schedule", "round-robin"], "'round_robin'"),
         (["--preset", "papers"], "'paper'"),
@@ -224,6 +227,10 @@ def test_evaluates_a_finished_run(finished, tmp_path, capsys):
     assert json.loads(out.read_text())["arithmetic"]["controllers"] == "trained"
     assert cli.main(["eval", "--run", str(tmp_path)]) == 1
     assert "not a run directory" in capsys.readouterr().err
+    assert cli.main(["eval", "--questions", "0"]) == 1
+    assert "at least 1" in capsys.readouterr().err
+    assert cli.main(["eval", "--out", str(tmp_path / "none" / "x.json")]) == 1
+    assert "not a folder" in capsys.readouterr().err
 
 
 # --- parts ---------------------------------------------------------------------------------------------------------
@@ -239,38 +246,41 @@ def group(*rewards):
 def test_collapse_guard():
     guard = CollapseGuard()
     healthy, fallen = [group(1, -1)] * 10, [group(-1, -1)] * 40
-    guard.check("p", healthy, "advice")
-    guard.check("p", [group(-1, -1)] * 9 + healthy[:1], "advice")  # low, but there is spread
-    with pytest.raises(CollapseError, match=r"fell from 0\.00 to -1\.00 and 100% .* advice"):
-        guard.check("p", fallen, "advice")
-    CollapseGuard().check("p", fallen, "a model that never could do the task has not collapsed")
+    guard.check("p", healthy)
+    guard.check("p", [group(-1, -1)] * 9 + healthy[:1])  # low, but there is spread
+    with pytest.raises(CollapseError, match=r"fell from 0\.00 to -1\.00 and 100% of its groups"):
+        guard.check("p", fallen)
+    CollapseGuard().check("p", fallen)  # a model that never could do the task has not collapsed
     solved = CollapseGuard()
-    solved.check("p", healthy, "")
-    solved.check("p", [group(1, 1)] * 40, "everything right is not a collapse")
+    solved.check("p", healthy)
+    solved.check("p", [group(1, 1)] * 40)  # everything right is not a collapse
 
 
 def test_collapse_stops_the_run_at_the_last_good_checkpoint(tmp_path, capsys, monkeypatch):
-    from tracer_agents.trainers import tracer
+    import torch
 
-    real = tracer.Training._play
+    from tracer_agents.trainers.gspo import GspoLearner
 
-    def ruined(self, phase, update, count, num_candidates):
-        episodes = real(self, phase, update, count, num_candidates)
-        if update == 2:
-            for episode in episodes:
-                episode.groups = [group_floor(g) for g in episode.groups]
-        return episodes
+    real = GspoLearner.update
 
-    def group_floor(g):
-        return Group(policy=g.policy, candidates=g.candidates, rewards=np.full(len(g.rewards), -1.0))
+    def ruins_the_weights_in_update_2(self, policy, groups, *, seed):
+        learned = real(self, policy, groups, seed=seed)
+        if policy == "proposer_0" and seed == seed_of(5, "learn", 2):
+            with torch.no_grad():
+                for parameter in self._parameters[policy].values():
+                    parameter.normal_(std=3.0)
+        return learned
 
-    monkeypatch.setattr(tracer.Training, "_play", ruined)
-    assert train(tmp_path / "run") == 1
-    err = capsys.readouterr().err
-    assert "collapsed" in err
-    assert "000001" in err
+    monkeypatch.setattr(GspoLearner, "update", ruins_the_weights_in_update_2)
+    assert train(tmp_path / "run", "--updates", "4") == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert "'proposer_0' has collapsed" in err
+    assert "000001" in err  # update 2 made the bad weights, update 3 noticed
     assert "--learning-rate" in err
     assert not (tmp_path / "run" / "checkpoints" / "000002").exists()
+    assert (tmp_path / "run" / "checkpoints" / "000001").exists()
+    written = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()]
+    assert any(e["phase"] == "train" and e["update"] == 3 for e in written)  # the texts that show why
 
 
 def test_questions_of_a_finite_split_cover_it_once_per_epoch(tmp_path):

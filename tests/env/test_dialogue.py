@@ -94,6 +94,12 @@ def test_simultaneous_ballots():
     assert tie[-1].standing.answer == "4"  # no answer stands: the earliest seat
 
 
+def test_an_invalid_answer_never_wins_a_tie_under_replace():
+    game = toy_game(proposers=2, reviewers=0, schedule="simultaneous", on_invalid="replace")
+    states = play_script(game, 7, (speak("?"), speak("7")), (speak("?"), speak("?")), (speak("?"), speak("7")))
+    assert [s.standing and s.standing.answer for s in states] == [None, "7", None, "7"]
+
+
 def test_simultaneous_reviews_all_vote_on_the_same_answer():
     game = toy_game(proposers=1, reviewers=3, rounds=3, schedule="simultaneous")
     states = play_script(game, 7, speak("7"), (speak("RIGHT"), speak("RIGHT"), speak("WRONG\nbad")))

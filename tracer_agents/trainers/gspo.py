@@ -357,8 +357,7 @@ class _Trainer(GRPOTrainer):  # type: ignore[misc]  # trl is not followed by myp
         norms = [float(entry["grad_norm"]) for entry in self.state.log_history if "grad_norm" in entry]
         if not np.isfinite(norms).all():
             raise CollapseError(
-                f"the gradient norms of this update are {norms}: the policy's weights are no longer usable. Go back to "
-                "the last checkpoint with a lower learning rate"
+                f"the gradient norms of this update are {norms}: the policy's weights are no longer usable."
             )
         ratio, advantages = (torch.cat(parts) for parts in zip(*self._ratios[max(self._ratios)], strict=True))
         real = advantages != 0
@@ -394,10 +393,7 @@ class _Trainer(GRPOTrainer):  # type: ignore[misc]  # trl is not followed by myp
         if "old_per_token_logps" not in inputs:
             self._check_gap(scored, inputs)
         if not torch.isfinite(loss):
-            raise CollapseError(
-                f"the loss is {loss.item()}: the policy has diverged. Go back to the last checkpoint with a lower "
-                "learning rate"
-            )
+            raise CollapseError(f"the loss is {loss.item()}: the policy has diverged.")
         ratio = sequence_ratio(scored, inputs.get("old_per_token_logps", scored), inputs["completion_mask"])
         self._ratios.setdefault(self.state.global_step, []).append((ratio, inputs["advantages"]))
         scaled = loss * self._loss_scale

@@ -19,7 +19,7 @@ import numpy as np
 from tracer_agents.assembly import (
     SHIPPED_MODEL,
     evaluation_questions,
-    make_game,
+    make_games,
     make_team,
     policy_of,
     questions_of,
@@ -33,7 +33,7 @@ from tracer_agents.controllers.regret_matching import (
     load_controllers,
     save_controllers,
 )
-from tracer_agents.errors import CheckpointError, CollapseError
+from tracer_agents.errors import CheckpointError, CollapseError, GeneratorError
 from tracer_agents.evaluate import evaluate_team, self_consistency, single_call
 from tracer_agents.interfaces import Controller, ControlValues, Generator, Group
 from tracer_agents.records import RunDirectory, write_json
@@ -51,6 +51,10 @@ class Progress(Protocol):
         """``done`` of ``total`` steps of ``what`` are done."""
         ...
 
+    def round(self, number: int, lines: int) -> None:
+        """Round ``number`` (from 0) of ``lines`` dialogues and branches is about to be played."""
+        ...
+
     def figures(self, update: int, stats: Mapping[str, float]) -> None:
         """An update has been made."""
         ...
@@ -58,6 +62,9 @@ class Progress(Protocol):
 
 class _Silent:
     def step(self, what: str, done: int, total: int) -> None:
+        pass
+
+    def round(self, number: int, lines: int) -> None:
         pass
 
     def figures(self, update: int, stats: Mapping[str, float]) -> None:
@@ -82,11 +89,11 @@ class CollapseGuard:
         self._floor, self._margin, self._least_spread = floor, margin, least_spread
         self.best: dict[str, float] = {}
 
-    def check(self, policy: str, groups: Sequence[Group], advice: str) -> None:
+    def check(self, policy: str, groups: Sequence[Group]) -> None:
         """Look at one update's groups of a policy.
 
         Raises:
-            CollapseError: with what was seen and ``advice``.
+            CollapseError: with what was seen.
         """
         if not groups:
             return
@@ -97,7 +104,7 @@ class CollapseGuard:
         if reward <= limit < best - self._margin and spread < self._least_spread:
             raise CollapseError(
                 f"the policy {policy!r} has collapsed: its mean reward fell from {best:.2f} to {reward:.2f} and "
-                f"{1 - spread:.0%} of its groups have no spread. {advice}"
+                f"{1 - spread:.0%} of its groups have no spread."
             )
 
 
@@ -129,8 +136,8 @@ class Training:
         self.config, self.run = config, run
         self._progress: Progress = progress or _Silent()
         self._started = time.monotonic()
-        self.game = make_game(config, task=config.task, split=config.split)
-        self._eval_game = make_game(config, task=config.eval_task or config.task, split=config.eval_split)
+        self._earlier_s = 0.0  # wall time of the processes before this one, when resumed
+        self.game, self._eval_game = make_games(config)
         self._eval_questions = evaluation_questions(self._eval_game, config.eval_questions)
         self.game.task.num_questions()  # a missing split or data set is an error now, not after the evaluation
         seats = self.game.rules.seats
@@ -139,7 +146,11 @@ class Training:
         model, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
         self.model = add_policies(model, self.policies, lora_config(config), seed=seed_of(config.seed, "adapters"))
         self.generator: Generator = TransformersGenerator(
-            self.model, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size
+            self.model,
+            tokenizer,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            chat_options={"enable_thinking": config.thinking},
         )
         self.learner = GspoLearner(self.model, tokenizer, self.policies, config)
         self.guard = CollapseGuard()
@@ -149,7 +160,8 @@ class Training:
         run.open(config, resume=resume)
         if resume:
             self._restore()
-        self._board = TensorBoard(run.path / "tb", purge_step=self.resumed_from)
+        purge_step = None if self.resumed_from is None else self.resumed_from + 1
+        self._board = TensorBoard(run.path / "tb", purge_step=purge_step)
 
     def run_all(self) -> dict[str, Any]:
         """Make every step that is left.
@@ -169,6 +181,7 @@ class Training:
         """Measure the untrained team and the single-agent baselines of the base model; write checkpoint 0."""
         if "before" in self.results:
             return
+        self._progress.step("measure before", 0, 2)
         uniform: dict[str, Controller] = {name: make_fixed("random") for name in self.controllers}
         self._measure("before", uniform)
         self._progress.step("measure before", 1, 2)
@@ -187,26 +200,24 @@ class Training:
             Figures of the update, as logged.
 
         Raises:
-            CollapseError: if a policy has collapsed; the newest checkpoint is the last good one.
+            CollapseError: if a policy has collapsed or its loss is not a number; names the last good checkpoint.
+            GeneratorError: if sampler and trainer disagree about the log-probabilities.
         """
         config, began = self.config, time.monotonic()
+        self._progress.step("train both layers", update - 1, config.updates)
         episodes = self._play("train", update, config.questions_per_update, config.num_candidates)
-        for policy in self.policies:
-            advice = self._collapse_advice()
-            self.guard.check(policy, _groups(episodes, policy), advice)
+        self.run.append_episodes(episodes, "train", update)
+        self._check_collapse(episodes)
         stats = _team_stats(self.game, episodes)
         stats["rollout_s"] = time.monotonic() - began
         if config.trains_controllers:
             self._update_controllers(episodes)
         if config.trains_generators:
             for policy in self.policies:
-                learned = self.learner.update(
-                    policy, _groups(episodes, policy), seed=seed_of(config.seed, "learn", update)
-                )
+                learned = self._learn(policy, _groups(episodes, policy), update)
                 self._board.scalars(f"generator/{policy}", learned, update)
                 stats.update({f"{policy}/{name}": value for name, value in learned.items()})
         self.done = update
-        self.run.append_episodes(episodes, "train", update)
         self.run.append_timing({"phase": "train", "update": update, "wall_s": time.monotonic() - began, **stats})
         self._board.scalars("team", stats, update)
         self._board.controllers(self.controllers, update)
@@ -221,8 +232,11 @@ class Training:
         if not self.config.trains_controllers:
             return
         self.controllers = {name: RegretMatching() for name in self.controllers}
+        # rollout values come from the candidate that is played; local ones are the mean over the K candidates
+        num_candidates = self.config.num_candidates if self.config.estimator == "local" else 1
         for update in range(1, self.config.refit_updates + 1):
-            episodes = self._play("refit", update, self.config.refit_questions, num_candidates=1)
+            self._progress.step("re-fit controllers", update - 1, self.config.refit_updates)
+            episodes = self._play("refit", update, self.config.refit_questions, num_candidates)
             self._update_controllers(episodes)
             self.run.append_episodes(episodes, "refit", update)
             self._board.controllers(self.controllers, self.config.updates + update)
@@ -236,16 +250,17 @@ class Training:
         """
         from tracer_agents.generators.policies import save_policies
 
-        teams = {
-            "after": self._deployed("greedy"),
-            "after_sampled_average": self._deployed("average"),
-            "always_speak": {name: make_fixed("always") for name in self.controllers},
-        }
-        for done, (name, controllers) in enumerate(teams.items(), start=1):
+        teams: dict[str, Mapping[str, Controller]] = {"after": self._deployed("greedy")}
+        if self.config.trains_controllers:
+            teams["after_sampled_average"] = self._deployed("average")
+            teams["after_last_iterate"] = self._deployed("last")
+        teams["always_speak"] = {name: make_fixed("always") for name in self.controllers}
+        for done, (name, controllers) in enumerate(teams.items()):
+            self._progress.step("measure after", done, len(teams) + 1)
             self._measure(name, controllers)
-            self._progress.step("measure after", done, 4)
+        self._progress.step("measure after", len(teams), len(teams) + 1)
         self._measure_single("trained_")
-        self._progress.step("measure after", 4, 4)
+        self._progress.step("measure after", len(teams) + 1, len(teams) + 1)
         final = self.run.path / "final"
         final.mkdir(exist_ok=True)
         save_controllers(final / "controllers.npz", self.controllers)
@@ -257,7 +272,7 @@ class Training:
             "seed": self.config.seed,
             "updates": self.config.updates,
             "resumed_from_update": self.resumed_from,
-            "wall_s": time.monotonic() - self._started,
+            "wall_s": self._wall_s(),
         }
         write_json(self.run.path / "summary.json", summary)
         self._board.close()
@@ -284,7 +299,15 @@ class Training:
         questions = questions_of(self.game, seed_of(config.seed, "questions"), first, count)
         self.generator.reseed(seed)
         team = make_team(config, self.game, self.controllers)
-        episodes = play(self.game, team, self.generator, questions, seed=seed, probing=probing)
+        episodes = play(
+            self.game,
+            team,
+            self.generator,
+            questions,
+            seed=seed,
+            probing=probing,
+            on_round=self._progress.round,
+        )
         self.results["training"]["dialogues"] += len(episodes)
         self.results["training"]["tokens_generated"] += sum(e.tokens_generated for e in episodes)
         return episodes
@@ -296,10 +319,31 @@ class Training:
             ]
             controller.update(values)
 
+    def _check_collapse(self, episodes: Sequence[Episode]) -> None:
+        """Stop when the policies that have just played have collapsed: their checkpoint is not a good one."""
+        try:
+            for policy in self.policies:
+                self.guard.check(policy, _groups(episodes, policy))
+        except CollapseError as error:
+            self.run.drop_checkpoint(self.done)
+            raise CollapseError(f"{error} {self._advice()}") from None
+
+    def _learn(self, policy: str, groups: Sequence[Group], update: int) -> dict[str, float]:
+        try:
+            return self.learner.update(policy, groups, seed=seed_of(self.config.seed, "learn", update))
+        except (CollapseError, GeneratorError) as error:
+            raise type(error)(f"{error} {self._advice()}") from error
+
+    def _advice(self) -> str:
+        return (
+            f"The last good checkpoint is {self.run.latest_checkpoint()}. Start again in another --run-dir with a "
+            f"lower --learning-rate (now {self.config.learning_rate:g}) or more --questions-per-update."
+        )
+
     # --- measuring --------------------------------------------------------------------------------
 
     def _measure(self, name: str, controllers: Mapping[str, Controller]) -> None:
-        seed = seed_of(self.config.seed, "before")  # the same draws before and after: paired
+        seed = seed_of(self.config.seed, "evaluate")  # the same draws before and after: paired
         self.generator.reseed(seed)
         figures, episodes = evaluate_team(
             self._eval_game,
@@ -307,6 +351,7 @@ class Training:
             self.generator,
             self._eval_questions,
             seed=seed,
+            on_round=self._progress.round,
         )
         self.results[name] = figures
         self.run.append_episodes(episodes, name, self.done)
@@ -314,7 +359,7 @@ class Training:
 
     def _measure_single(self, prefix: str) -> None:
         proposer = policy_of(self.config, self.game.rules.seats[0])
-        seed = seed_of(self.config.seed, "before")
+        seed = seed_of(self.config.seed, "evaluate")
         for name, temperature in (("single_greedy", 0.0), ("single_sampled", 1.0)):
             self.generator.reseed(seed)
             self.results[prefix + name] = single_call(
@@ -330,6 +375,7 @@ class Training:
     def _checkpoint(self) -> None:
         from tracer_agents.generators.policies import save_policies
 
+        self._board.flush()
         folder = self.run.begin_checkpoint(self.done)
         save_controllers(folder / "controllers.npz", self.controllers)
         save_policies(self.model, folder / "adapters")
@@ -338,7 +384,8 @@ class Training:
             "update": self.done,
             "results": self.results,
             "best_rewards": self.guard.best,
-            "episodes_bytes": self.run.episodes_bytes,
+            "wall_s": self._wall_s(),
+            "bytes": self.run.sizes(),
         }
         write_json(folder / "state.json", state)
         self.run.commit_checkpoint(self.done)
@@ -348,7 +395,7 @@ class Training:
 
         folder = self.run.latest_checkpoint()
         if folder is None:
-            self.run.truncate_episodes(0)
+            self.run.truncate({})
             return
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -360,14 +407,12 @@ class Training:
         self.done = self.resumed_from = state["update"]
         self.results = state["results"]
         self.guard.best = state["best_rewards"]
-        self.run.truncate_episodes(state["episodes_bytes"])
+        self._earlier_s = state["wall_s"]
+        self.run.truncate(state["bytes"])
 
-    def _collapse_advice(self) -> str:
-        latest = self.run.latest_checkpoint()
-        return (
-            f"The last good checkpoint is {latest}. Start again with a lower --learning-rate "
-            f"(now {self.config.learning_rate:g}), or more questions per update."
-        )
+    def _wall_s(self) -> float:
+        """Seconds since the run began, without the time between an interruption and its resumption."""
+        return self._earlier_s + time.monotonic() - self._started
 
 
 def _groups(episodes: Sequence[Episode], policy: str) -> list[Group]:

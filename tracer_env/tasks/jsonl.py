@@ -50,6 +50,7 @@ class JsonlTask(LoadedTask):
     """Questions from a JSONL file with one question and its final answer per line.
 
     Attributes:
+        path: the file.
         name: the file's name without its ending.
         split: a label; the file holds a single split.
         kind: the answer kind. The rows may carry it in a field ``kind``, all the same; it then replaces the
@@ -79,13 +80,13 @@ class JsonlTask(LoadedTask):
         """
         if kind not in ANSWER_KINDS:
             raise UnknownNameError("answer kind", kind, ANSWER_KINDS)
-        self._path = Path(path)
-        super().__init__(self._path.stem, split, kind)
+        self.path = Path(path)
+        super().__init__(self.path.stem, split, kind)
         self._question_field = question_field
         self._answer_field = answer_field
 
     def _load(self) -> list[Question]:
-        rows = read_jsonl(self._path)
+        rows = read_jsonl(self.path)
         if "kind" in rows[0].fields:
             self.kind = rows[0].text("kind")
         return [self._question(row, i) for i, row in enumerate(rows)]
