@@ -43,7 +43,7 @@ def imports(path):
 
 ORDER = (
     ("types", "errors"), ("answers",), ("tasks.base",), ("dialogue",), ("infosets", "rewards", "prompts", "metrics"),
-    ("spaces", "rendering"), ("tasks",), ("registry",), ("game",), ("aec",), ("parallel",), ("testing",),
+    ("spaces", "rendering"), ("tasks",), ("registry",), ("game",), ("face",), ("aec", "parallel"), ("testing",),
 )  # fmt: skip
 
 

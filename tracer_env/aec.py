@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from gymnasium import spaces
 from pettingzoo.utils import AECEnv, wrappers
 
-from tracer_env.errors import ActionError, UnknownNameError
-from tracer_env.game import Game
-from tracer_env.rendering import RENDER_MODES, render, show
-from tracer_env.rewards import RewardScheme
-from tracer_env.spaces import action_space, observation_space
+from tracer_env.errors import ActionError
+from tracer_env.face import Face
 from tracer_env.tasks.base import Task
-from tracer_env.types import Action, DialogueState, Schedule, Seat
+from tracer_env.types import Action, DialogueState, Seat
 
 __all__ = ["env", "raw_env"]
 
@@ -26,7 +20,7 @@ def env(task: str | os.PathLike[str] | Task = "arithmetic", **settings: Any) -> 
     return wrappers.OrderEnforcingWrapper(raw_env(task, **settings))
 
 
-class raw_env(AECEnv[str, Any, Any]):
+class raw_env(Face, AECEnv[str, Any, Any]):
     """A team of proposers and reviewers answers a question over a few rounds.
 
     ## Description
@@ -66,102 +60,7 @@ class raw_env(AECEnv[str, Any, Any]):
     * v0: first version.
     """
 
-    metadata = {"render_modes": RENDER_MODES, "name": "tracer_dialogue_v0", "is_parallelizable": True}  # noqa: RUF012
-
-    def __init__(
-        self,
-        task: str | os.PathLike[str] | Task = "arithmetic",
-        *,
-        split: str = "train",
-        data_dir: str | os.PathLike[str] | None = None,
-        proposers: int = 1,
-        reviewers: int = 1,
-        rounds: int = 5,
-        schedule: str | Schedule = "round_robin",
-        rewards: str | RewardScheme = "tracer",
-        decide: str = "last",
-        on_invalid: str = "keep",
-        abstraction: str = "paper",
-        count_tokens: Callable[[str], int] | None = None,
-        max_utterance_chars: int = 32_768,
-        render_mode: str | None = None,
-        **options: Any,
-    ) -> None:
-        """Check and store the settings; no data is read before the first ``reset``.
-
-        Args:
-            task: a name (``gsm8k``, ``math500``, ``gpqa_diamond``, ``arithmetic``), a path to a JSONL file, or a task.
-            split: ``"train"``, ``"validation"`` or ``"test"``.
-            data_dir: folder with the data; None looks at ``TRACER_DATA_DIR``, then at the Hugging Face hub.
-            proposers: number of proposers, at least 1.
-            reviewers: number of reviewers, at least 0.
-            rounds: number of rounds, at least 1.
-            schedule: ``"round_robin"``, ``"simultaneous"``, ``"reference"`` or a callable (rules, state) -> seats.
-            rewards: ``"tracer"``, ``"outcome"`` or a ``RewardScheme``.
-            decide: ``"last"``: the last proposed answer stands.
-            on_invalid: ``"keep"``: an unparsable proposal does not replace a valid answer; or ``"replace"``.
-            abstraction: ``"paper"``, ``"round"`` or ``"history"``; decides ``infos[...]["infoset"]``.
-            count_tokens: counts the tokens of plain strings; default: words and punctuation marks.
-            max_utterance_chars: longer texts keep their first and last half.
-            render_mode: ``"ansi"``, ``"human"`` or None.
-            **options: ``stop_after_skips``, ``stop_at_votes``, ``token_budget`` (all None by default).
-
-        Raises:
-            ConfigError: if a setting is unknown (the nearest is named) or has a value that is not allowed.
-        """
-        super().__init__()
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise UnknownNameError("render_mode", render_mode, RENDER_MODES)
-        self.render_mode = render_mode
-        self.game = Game(
-            task,
-            split=split,
-            data_dir=data_dir,
-            rewards=rewards,
-            abstraction=abstraction,
-            proposers=proposers,
-            reviewers=reviewers,
-            rounds=rounds,
-            schedule=schedule,
-            decide=decide,
-            on_invalid=on_invalid,
-            count_tokens=count_tokens,
-            max_utterance_chars=max_utterance_chars,
-            **options,
-        )
-        self._seats = {seat.name: seat for seat in self.game.rules.seats}
-        self.possible_agents = list(self._seats)
-        self.agents: list[str] = []
-        self.observation_spaces = {agent: observation_space() for agent in self._seats}
-        self.action_spaces = {agent: action_space() for agent in self._seats}
-        self._rng = np.random.default_rng()
-        self._state: DialogueState | None = None
-        self._acting: tuple[Seat, ...] = ()
-        self._buffer: dict[Seat, Action] = {}
-
-    @property
-    def dialogue(self) -> DialogueState:
-        """The current state of the game (immutable).
-
-        Raises:
-            ActionError: before the first ``reset``.
-        """
-        if self._state is None:
-            raise ActionError("there is no episode yet; call reset() first.")
-        return self._state
-
-    def observation_space(self, agent: str) -> spaces.Space[Any]:
-        """Return the agent's observation space, the same object each time."""
-        return self.observation_spaces[self._known(agent)]
-
-    def action_space(self, agent: str) -> spaces.Space[Any]:
-        """Return the agent's action space, the same object each time."""
-        return self.action_spaces[self._known(agent)]
-
-    def _known(self, agent: str) -> str:
-        if agent not in self._seats:
-            raise UnknownNameError("agent", agent, self._seats)
-        return agent
+    _buffer: dict[Seat, Action]  # the actions of the round so far
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         """Start an episode.
@@ -173,10 +72,7 @@ class raw_env(AECEnv[str, Any, Any]):
         Raises:
             DataNotFoundError: if no source has the task's data.
         """
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        self._state = self.game.start(self.game.draw_question(self._rng, options))
-        self.agents = list(self.possible_agents)
+        self._draw(seed, options)
         self.rewards = dict.fromkeys(self.agents, 0.0)
         self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
         self.terminations = dict.fromkeys(self.agents, False)
@@ -241,13 +137,3 @@ class raw_env(AECEnv[str, Any, Any]):
         self._begin_round()
         if after.over:
             self.agent_selection = self.agents[0]
-
-    def render(self) -> str | None:
-        """Return the transcript as text (``"ansi"``), or print the newest turns (``"human"``)."""
-        if self.render_mode == "human":
-            show(self.dialogue)
-            return None
-        return render(self.dialogue)
-
-    def close(self) -> None:
-        """There is nothing to release."""
