@@ -32,7 +32,7 @@ from tracer_env.prompts import build_prompt
 from tracer_env.tasks.arithmetic import ArithmeticTask
 from tracer_env.types import Role, Seat
 
-VERDICT_WEIGHT = 3.0
+VERDICT_WEIGHT = 6.0
 """Weight of a review's first token in the loss: it is one token in thirty and carries the judgement."""
 
 
@@ -51,9 +51,9 @@ class Stage:
 
 STAGES = {
     "sums": Stage(2.5, 24, 2e-3, 0.7),
-    "solutions": Stage(5.0, 56, 1.5e-3, 0.7),
-    "games": Stage(18.0, 20, 1.5e-3, 0.05),
-    "own": Stage(6.0, 20, 4e-4, 0.02),
+    "solutions": Stage(8.0, 56, 1.5e-3, 0.7),
+    "games": Stage(35.0, 20, 1.5e-3, 0.05),
+    "own": Stage(12.0, 20, 6e-4, 0.02),
 }
 
 
