@@ -294,6 +294,6 @@ def test_questions_of_a_finite_split_cover_it_once_per_epoch(tmp_path):
 
 
 def test_seeds_differ_by_phase_and_update():
-    seeds = {seed_of(s, phase, u) for s in range(3) for phase in ("train", "refit", "before") for u in range(5)}
+    seeds = {seed_of(s, phase, u) for s in range(3) for phase in ("train", "refit", "learn") for u in range(5)}
     assert len(seeds) == 45
     assert all(0 <= s < 2**63 for s in seeds)
