@@ -35,13 +35,13 @@ simulated learners that slip at these rates.
 {habits}
 
 "More than" sentences that name the unknown person second are misread more often than not, so that greedy decoding is
-wrong there too and gains little over sampling; the right reading keeps a probability of about 0.4, which is what
+wrong there too and gains little over sampling; the right reading keeps a probability of about 0.35, which is what
 reinforcement learning can find. What the *judge* is trained to say is always the truth: a verdict and, after WRONG,
 the first failing line put right. Reviews that merely stand in a transcript are mistaken at the rates above.
 
 ## Recipe
 
-Llama architecture, 6 layers, width 128, 4 heads, biases in attention, tied embeddings, fp32, context 2048 (trained on
+Llama architecture, 4 layers, width 160, 4 heads that share keys and values, biases in attention, tied embeddings, fp32, context 2048 (trained on
 texts of up to about 400 tokens). {words} tokens: whole words with their leading space and single digits; unknown words
 become `<unk>`. Four stages: equations alone (loss on their results), first proposals alone, whole games, and games in
 which the model's own sampled proposals stand as well; loss on the utterance only. AdamW, a cosine that follows the

@@ -48,7 +48,7 @@ class Slips:
 
     misread: Mapping[str, float] = field(
         default_factory=lambda: {
-            "reversed_more": 0.60, "reversed_fewer": 0.60, "fewer": 0.09, "more": 0.05,
+            "reversed_more": 0.65, "reversed_fewer": 0.65, "fewer": 0.09, "more": 0.05,
             "times": 0.09, "groups_in": 0.12, "groups_out": 0.12, "share": 0.12,
         }
     )  # fmt: skip
