@@ -18,7 +18,7 @@ __all__ = ["TensorBoard"]
 
 
 class TensorBoard:
-    """Writes one run's event file. Tags: ``controller/...``, ``generator/...``, ``team/...``, ``evaluation/...``."""
+    """Writes one run's event file. Its tags are listed in ``docs/concepts/training.md``."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         """Open the event file.
@@ -42,16 +42,26 @@ class TensorBoard:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._writer.add_scalar(f"{prefix}/{name}", value, step)
 
-    def controllers(self, controllers: Mapping[str, RegretMatching], step: int) -> None:
-        """Write strategy, average strategy, regret and its bound of every information set."""
+    def controllers(self, phase: str, controllers: Mapping[str, RegretMatching], step: int) -> None:
+        """Write strategy, average strategy, regret and its bound of every information set, one section for each.
+
+        Args:
+            phase: ``"controller"`` in training, ``"refit"`` afterwards.
+            controllers: by seat name.
+            step: number of the update.
+        """
         for seat, controller in controllers.items():
             external = controller.table("external_regret")
             for row, infoset in enumerate(controller.infosets):
-                tag = f"controller/{seat}/{infoset}"
-                self._writer.add_scalar(f"{tag}/speak_prob", controller.current_strategy(infoset)[1], step)
-                self._writer.add_scalar(f"{tag}/speak_prob_average", controller.average_strategy(infoset)[1], step)
-                self._writer.add_scalar(f"{tag}/regret", external[row].max(), step)
-                self._writer.add_scalar(f"{tag}/regret_bound", controller.bound(infoset), step)
+                curves = {
+                    "speak_prob": controller.current_strategy(infoset)[1],
+                    "speak_prob_average": controller.average_strategy(infoset)[1],
+                    "regret": external[row].max(),
+                    "regret_bound": controller.bound(infoset),
+                }
+                name = f"{seat} {' '.join(infoset.split('|')[1:])}"  # the seat says the role already
+                for curve, value in curves.items():
+                    self._writer.add_scalar(f"{phase}_{curve}/{name}", value, step)
 
     def transcripts(self, name: str, episodes: Sequence[Episode], step: int) -> None:
         """Write whole dialogues as preformatted text."""

@@ -220,7 +220,7 @@ class Training:
         self.done = update
         self.run.append_timing({"phase": "train", "update": update, "wall_s": time.monotonic() - began, **stats})
         self._board.scalars("team", stats, update)
-        self._board.controllers(self.controllers, update)
+        self._board.controllers("controller", self.controllers, update)
         self._board.transcripts("transcripts/train", episodes[:3], update)
         self._checkpoint()
         self._progress.step("train both layers", update, config.updates)
@@ -239,7 +239,7 @@ class Training:
             episodes = self._play("refit", update, self.config.refit_questions, num_candidates)
             self._update_controllers(episodes)
             self.run.append_episodes(episodes, "refit", update)
-            self._board.controllers(self.controllers, self.config.updates + update)
+            self._board.controllers("refit", self.controllers, update)
             self._progress.step("re-fit controllers", update, self.config.refit_updates)
 
     def measure_after(self) -> dict[str, Any]:
