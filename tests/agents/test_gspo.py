@@ -305,7 +305,7 @@ def test_candidates_of_another_temperature_stop_the_update():
 
 def test_divergence_is_an_error():
     _, generator, learner = team(settings(learning_rate=1e30))
-    with pytest.raises(CollapseError, match="diverged|no longer usable"):
+    with pytest.raises(CollapseError, match=r"diverged|no longer usable"):
         learner.update("proposer_0", sample(generator), seed=0)
 
 

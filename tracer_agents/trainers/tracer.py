@@ -210,6 +210,7 @@ class Training:
         self._check_collapse(episodes)
         stats = _team_stats(self.game, episodes)
         stats["rollout_s"] = time.monotonic() - began
+        self._board.scalars("team", stats, update)
         if config.trains_controllers:
             self._update_controllers(episodes)
         if config.trains_generators:
@@ -219,7 +220,6 @@ class Training:
                 stats.update({f"{policy}/{name}": value for name, value in learned.items()})
         self.done = update
         self.run.append_timing({"phase": "train", "update": update, "wall_s": time.monotonic() - began, **stats})
-        self._board.scalars("team", stats, update)
         self._board.controllers("controller", self.controllers, update)
         self._board.transcripts("transcripts/train", episodes[:3], update)
         self._checkpoint()
