@@ -126,6 +126,7 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
     Returns:
         The exit status: 0, or 130 after an interrupt (a checkpoint is on the disk).
     """
+    from tracer_agents.assembly import make_games
     from tracer_agents.records import RunDirectory
     from tracer_agents.report import TrainProgress, print_closing, print_results
 
@@ -136,6 +137,7 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
         print(f"{run.path} is finished; nothing to do.")
         return 0
     run.check_free(resume=args.resume)
+    make_games(config)  # an unknown task or option is an error now, not after half a minute of imports
     print("Loading torch, transformers and TRL ...", flush=True)
     with TrainProgress() as progress:
         try:

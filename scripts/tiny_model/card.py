@@ -42,10 +42,10 @@ the first failing line put right. Reviews that merely stand in a transcript are 
 ## Recipe
 
 Llama architecture, 4 layers, width 160, 4 heads that share keys and values, biases in attention, tied embeddings, fp32,
-context 2048 (trained on texts of up to about 400 tokens). {words} tokens: whole words with their leading space and single digits; unknown words
-become `<unk>`. Four stages: equations alone (loss on their results), first proposals alone, whole games, and games in
-which the model's own sampled proposals stand as well; loss on the utterance only. AdamW, a cosine that follows the
-clock within each stage, bf16 autocast, 2 CPU threads.
+context 2048 (trained on texts of up to about 400 tokens). {words} tokens: whole words with their leading space and
+single digits; unknown words become `<unk>`. Four stages: equations alone (loss on their results), first proposals
+alone, whole games, and games in which the model's own sampled proposals stand as well; loss on the utterance only.
+AdamW, a cosine that follows the clock within each stage, bf16 autocast, 2 CPU threads.
 Because the schedule follows the clock, a repetition gives an equivalent model and not the same bits. Commands:
 
 ```
