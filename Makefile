@@ -34,7 +34,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell README.md docs tracer_env tracer_agents tests examples scripts benchmarks
+	$(BIN)/codespell README.md CONTRIBUTING.md docs tracer_env tracer_agents examples scripts benchmarks
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
