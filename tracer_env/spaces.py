@@ -25,7 +25,7 @@ _SAMPLES = (
 
 
 class UtteranceSpace(spaces.Space[str]):
-    """All strings up to a length; ``None`` means any length (longer ones are clipped by the text rule).
+    """All strings, of any length and content; the text rule of the game clips what is too long.
 
     Gymnasium's ``Text`` excludes spaces and LaTeX by default and takes 134 ms a sample with all of Unicode.
     Samples are short and of the kinds that occur; they are not uniform over strings.
