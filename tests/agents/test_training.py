@@ -20,7 +20,7 @@ from tracer_agents.trainers.tracer import CollapseGuard
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "--smoke", "--updates", "2", "--questions-per-update", "6", "--groups-per-update", "4", "--refit-updates", "1",
-    "--refit-questions", "8", "--eval-questions", "12", "--seed", "5",
+    "--refit-questions", "8", "--eval-questions", "12", "--seed", "5", "--threads", "1",
 ]  # fmt: skip
 FIGURES = {
     "num_questions", "accuracy", "accuracy_ci95", "tokens_per_question", "calls_per_question", "correction",
