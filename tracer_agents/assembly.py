@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tracer_agents.config import TrainConfig
-from tracer_agents.interfaces import Controller
+from tracer_agents.interfaces import Controller, Generator
 from tracer_agents.rollout import Player
 from tracer_env import Costs, Game, OutcomeRewards, Question, RewardScheme, Seat, TracerRewards
 from tracer_env.errors import ConfigError
 from tracer_env.registry import names_a_file
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = [
     "SHIPPED_MODEL",
     "evaluation_questions",
+    "load_generator",
     "make_game",
     "make_games",
     "make_team",
@@ -118,3 +124,34 @@ def make_team(config: TrainConfig, game: Game, controllers: Mapping[str, Control
     return {
         seat: Player(policy=policy_of(config, seat), controller=controllers[seat.name]) for seat in game.rules.seats
     }
+
+
+def load_generator(
+    config: TrainConfig, policies: Sequence[str], *, seed: int
+) -> tuple[PeftModel, PreTrainedTokenizerBase, Generator]:
+    """Load a run's base model, add an untrained adapter for each policy, and put a generator on top.
+
+    Args:
+        config: names the model and the settings of adapters and generation.
+        policies: names of the adapters.
+        seed: of the adapters' weights.
+
+    Returns:
+        The model with its adapters, its tokenizer and the generator that shares them.
+
+    Raises:
+        ModelFolderError: if the model cannot be loaded.
+    """
+    from tracer_agents.generators.policies import add_policies, load_base_model, lora_config
+    from tracer_agents.generators.transformers import TransformersGenerator
+
+    base, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
+    model = add_policies(base, policies, lora_config(config), seed=seed)
+    generator = TransformersGenerator(
+        model,
+        tokenizer,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        chat_options={"enable_thinking": config.thinking},
+    )
+    return model, tokenizer, generator

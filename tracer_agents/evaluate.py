@@ -170,7 +170,7 @@ def evaluate_tasks(
         DataNotFoundError: if the data of one of the tasks cannot be found.
         ModelFolderError: if the model cannot be loaded.
     """
-    from tracer_agents.assembly import evaluation_questions, make_game, make_team, policy_of
+    from tracer_agents.assembly import evaluation_questions, load_generator, make_game, make_team, policy_of
 
     if num_questions < 1:
         raise ConfigError(f"the number of questions must be at least 1, not {num_questions}.")
@@ -186,7 +186,12 @@ def evaluate_tasks(
     questions = {task: evaluation_questions(game, num_questions) for task, game in games.items()}
     seats = Rules(proposers=config.proposers, reviewers=config.reviewers).seats
     label, team_of = _controllers(config, seats, run, controllers)
-    generator = _load_generator(config, run)
+    policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in seats))
+    model_with_policies, _, generator = load_generator(config, policies, seed=0)
+    if run is not None:
+        from tracer_agents.generators.policies import load_policies
+
+        load_policies(model_with_policies, Path(run) / "final" / "adapters", policies)
     proposer = policy_of(config, seats[0])
     for task, game in games.items():
         generator.reseed(seed)
@@ -225,23 +230,3 @@ def _controllers(
         return "trained", {seat: FrozenController(c, "greedy") for seat, c in learned.items()}
     fixed = name or ("always" if run is None else "random")  # a run that trained generators only played uniformly
     return fixed, {seat.name: make_fixed(fixed) for seat in seats}
-
-
-def _load_generator(config: TrainConfig, run: str | None) -> Generator:
-    from tracer_agents.assembly import SHIPPED_MODEL, policy_of
-    from tracer_agents.generators.policies import add_policies, load_base_model, load_policies, lora_config
-    from tracer_agents.generators.transformers import TransformersGenerator
-
-    rules = Rules(proposers=config.proposers, reviewers=config.reviewers)
-    policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in rules.seats))
-    base, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
-    model = add_policies(base, policies, lora_config(config), seed=0)
-    if run is not None:
-        load_policies(model, Path(run) / "final" / "adapters", policies)
-    return TransformersGenerator(
-        model,
-        tokenizer,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
-        chat_options={"enable_thinking": config.thinking},
-    )

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from tracer_agents.assembly import (
-    SHIPPED_MODEL,
     evaluation_questions,
+    load_generator,
     make_games,
     make_team,
     policy_of,
@@ -35,7 +35,7 @@ from tracer_agents.controllers.regret_matching import (
 )
 from tracer_agents.errors import CheckpointError, CollapseError, GeneratorError
 from tracer_agents.evaluate import evaluate_team, self_consistency, single_call
-from tracer_agents.interfaces import Controller, ControlValues, Generator, Group
+from tracer_agents.interfaces import Controller, ControlValues, Group
 from tracer_agents.records import RunDirectory, write_json
 from tracer_agents.rollout import Episode, Probing, play
 from tracer_agents.tracking import TensorBoard
@@ -129,8 +129,6 @@ class Training:
             ModelFolderError: if the model cannot be loaded.
             DataNotFoundError: if the task's data cannot be found.
         """
-        from tracer_agents.generators.policies import add_policies, load_base_model, lora_config
-        from tracer_agents.generators.transformers import TransformersGenerator
         from tracer_agents.trainers.gspo import GspoLearner
 
         self.config, self.run = config, run
@@ -143,14 +141,8 @@ class Training:
         seats = self.game.rules.seats
         self.policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in seats))
         self.controllers = {seat.name: RegretMatching() for seat in seats}
-        model, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
-        self.model = add_policies(model, self.policies, lora_config(config), seed=seed_of(config.seed, "adapters"))
-        self.generator: Generator = TransformersGenerator(
-            self.model,
-            tokenizer,
-            max_new_tokens=config.max_new_tokens,
-            batch_size=config.batch_size,
-            chat_options={"enable_thinking": config.thinking},
+        self.model, tokenizer, self.generator = load_generator(
+            config, self.policies, seed=seed_of(config.seed, "adapters")
         )
         self.learner = GspoLearner(self.model, tokenizer, self.policies, config)
         self.guard = CollapseGuard()
