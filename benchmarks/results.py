@@ -18,24 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tracer_agents.report import ROWS
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATIONS = {
     "recommended": [],
     "paper": ["--preset", "paper"],
     "controllers only": ["--layers", "controllers"],
     "generators only": ["--layers", "generators"],
-}
-ROWS = {
-    "before": "team before",
-    "after": "team after (greedy average)",
-    "after_sampled_average": "team after (sampled average)",
-    "always_speak": "trained, always speak",
-    "single_greedy": "one greedy call, base",
-    "single_sampled": "one sampled call, base",
-    "self_consistency_3": "self-consistency of 3, base",
-    "trained_single_greedy": "one greedy call, trained proposer",
-    "trained_single_sampled": "one sampled call, trained proposer",
-    "trained_self_consistency_3": "self-consistency of 3, trained proposer",
 }
 
 
@@ -81,7 +71,9 @@ def table(folders: Sequence[Path]) -> list[str]:
     """Return one configuration's table in Markdown."""
     summaries: list[dict[str, Any]] = [json.loads((f / "summary.json").read_text(encoding="utf-8")) for f in folders]
     lines = ["| | accuracy % | tokens | calls | correction % | preservation % |", "|---|---|---|---|---|---|"]
-    for row, label in ROWS.items():
+    for row, label in ROWS:
+        if any(row not in s for s in summaries):
+            continue  # generators only: there is no learned controller to show
         figures = [s[row] for s in summaries]
         lines.append(
             f"| {label} | {mean_and_range([f['accuracy'] for f in figures], 100)} "

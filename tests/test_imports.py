@@ -17,8 +17,9 @@ def loaded_by(code):
     return set(out.stdout.splitlines()[-1].split())
 
 
-def test_the_environment_loads_no_learner_and_nothing_heavy():
-    assert not loaded_by("import tracer_env") & (HEAVY | {"tracer_agents", "rich"})
+@pytest.mark.parametrize("code", ["", "env = tracer_env.parallel_env(task='arithmetic'); env.reset(seed=0)"])
+def test_the_environment_loads_no_learner_and_nothing_heavy(code):
+    assert not loaded_by(f"import tracer_env\n{code}") & (HEAVY | {"tracer_agents", "rich"})
 
 
 @pytest.mark.parametrize(

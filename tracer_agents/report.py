@@ -20,9 +20,9 @@ from rich.progress import (  # noqa: TID253
 )
 from rich.table import Table  # noqa: TID253
 
-__all__ = ["TrainProgress", "print_closing", "print_evaluation", "print_results"]
+__all__ = ["ROWS", "TrainProgress", "print_closing", "print_evaluation", "print_results"]
 
-_ROWS = (
+ROWS = (
     ("before", "team before (uniform, untrained)"),
     ("after", "team AFTER (deployed: greedy average strategy)"),
     ("after_sampled_average", "team after, sampled average strategy"),
@@ -138,7 +138,7 @@ def print_results(summary: Mapping[str, Any]) -> None:
     console = Console(width=132)
     n = summary["before"]["num_questions"]
     table = _table(f"{summary['task']}: {n} held-out questions, seed {summary['seed']}, sampled at temperature 1")
-    for name, label in _ROWS:
+    for name, label in ROWS:
         if name in summary:
             _add_row(table, label, summary[name])
     console.print(table)

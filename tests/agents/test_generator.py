@@ -37,6 +37,8 @@ from tracer_env import Prompt, Role
 from tracer_env.errors import ConfigError, UnknownNameError
 from tracer_env.prompts import Section
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PAD, EOS, UNK, BOS, RIGHT, WRONG = range(6)
 VOCABULARY = ["<pad>", "<eos>", "<unk>", "<bos>", "RIGHT", "WRONG", "<user>", "<assistant>"]
 VOCABULARY += [f"w{i}" for i in range(64 - len(VOCABULARY))]  # more than the 50 of the default top-k
@@ -44,15 +46,6 @@ NUM_IDS = len(VOCABULARY)
 TEMPLATE = (
     "{% for m in messages %}<user> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def word_tokenizer(*, chat=False, bos=False, close=False):

@@ -20,17 +20,10 @@ from tracer_agents.trainers.gspo import GspoLearner
 from tracer_env import Role
 from tracer_env.errors import ConfigError, RewardError, UnknownNameError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEAM = ("proposer_0", "reviewer_0")
 WIDE = {"epsilon_low": 0.2, "epsilon_high": 0.2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings(**changes):

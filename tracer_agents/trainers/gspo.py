@@ -146,7 +146,7 @@ class GspoLearner:
         for policy in self._optimizers:
             (root / policy).mkdir(parents=True, exist_ok=True)
             save_file(self._optimizer_state(policy), root / policy / _OPTIMIZER_FILE)
-        index = {"format": 1, "policies": list(self._optimizers), "torch": torch.__version__}
+        index = {"format": 1, "policies": list(self._optimizers)}
         (root / _INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: str | Path) -> None:
