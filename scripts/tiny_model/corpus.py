@@ -48,12 +48,12 @@ class Slips:
 
     misread: Mapping[str, float] = field(
         default_factory=lambda: {
-            "reversed_more": 0.65, "reversed_fewer": 0.65, "fewer": 0.09, "more": 0.05,
-            "times": 0.09, "groups_in": 0.12, "groups_out": 0.12, "share": 0.12,
+            "reversed_more": 0.65, "reversed_fewer": 0.65, "fewer": 0.06, "more": 0.04,
+            "times": 0.06, "groups_in": 0.08, "groups_out": 0.08, "share": 0.08,
         }
     )  # fmt: skip
-    overlooked: float = 0.06
-    miscalculated: float = 0.025
+    overlooked: float = 0.04
+    miscalculated: float = 0.02
     second_look: float = 0.35
     follow_true: float = 0.9
     follow_mistaken: float = 0.12
