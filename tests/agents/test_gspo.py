@@ -184,15 +184,16 @@ def test_stopping_is_trained():
 
 
 def test_a_rewarded_first_token_is_learned():
-    config = settings(num_candidates=8, learning_rate=3e-2, **WIDE)
+    # wide margins: processors sum in different orders, and what is sampled differs with the last bits
+    config = settings(num_candidates=8, groups_per_update=8, learning_rate=3e-2, **WIDE)
     model = add_policies(tiny_model(), TEAM, lora_config(config), seed=0)
     _, generator, learner = team(config, model=model, max_new_tokens=2)
     rewards = []
-    for seed in range(8):
-        groups = sample(generator, lambda c: float(c.token_ids[0] >= 40), k=8, seed=10 * seed)
+    for seed in range(12):
+        groups = sample(generator, lambda c: float(c.token_ids[0] >= 40), groups=8, k=8, seed=10 * seed)
         rewards.append(learner.update("proposer_0", groups, seed=seed)["reward_mean"])
     assert np.mean(rewards[:2]) < 0.6
-    assert np.mean(rewards[-2:]) > 0.8
+    assert np.mean(rewards[-3:]) > 0.8
 
 
 # Which groups are trained on.
