@@ -25,7 +25,7 @@ soak: $(READY)  ## the long series
 results: $(READY)  ## re-make the figures of docs/results.md (hours)
 	$(BIN)/python benchmarks/results.py $(ARGS)
 
-model: $(READY)  ## re-train the shipped model (about an hour)
+model: $(READY)  ## re-train the shipped model (about two hours)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m scripts.tiny_model.train --out tracer_agents/models/tiny $(ARGS)
 	$(BIN)/python -m scripts.tiny_model.measure tracer_agents/models/tiny
 	$(BIN)/python -m scripts.tiny_model.card tracer_agents/models/tiny

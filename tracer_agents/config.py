@@ -23,8 +23,8 @@ class GspoConfig:
 
     num_candidates: int = setting(4, "K: candidates per group, at least 2")
     learning_rate: float = setting(1e-3, "AdamW step size of the adapters, constant")
-    epsilon_low: float = setting(3e-4, "the sequence ratio is clipped below 1 - this (GSPO's own: 3e-4)")
-    epsilon_high: float = setting(4e-4, "the sequence ratio is clipped above 1 + this (GSPO's own: 4e-4)")
+    epsilon_low: float = setting(0.02, "the sequence ratio is clipped below 1 - this (GSPO's own: 3e-4)")
+    epsilon_high: float = setting(0.03, "the sequence ratio is clipped above 1 + this (GSPO's own: 4e-4)")
     groups_per_update: int = setting(64, "planned groups with spread per policy and update; normalises the loss")
     num_minibatches: int = setting(4, "optimiser steps per pass over an update's sequences (GSPO's own: 4)")
     num_iterations: int = setting(1, "passes over an update's sequences")

@@ -48,12 +48,12 @@ class Slips:
 
     misread: Mapping[str, float] = field(
         default_factory=lambda: {
-            "reversed_more": 0.65, "reversed_fewer": 0.65, "fewer": 0.06, "more": 0.04,
-            "times": 0.06, "groups_in": 0.08, "groups_out": 0.08, "share": 0.08,
+            "reversed_more": 0.72, "reversed_fewer": 0.72, "fewer": 0.02, "more": 0.02,
+            "times": 0.1, "groups_in": 0.1, "groups_out": 0.1, "share": 0.1,
         }
     )  # fmt: skip
-    overlooked: float = 0.04
-    miscalculated: float = 0.02
+    overlooked: float = 0.015
+    miscalculated: float = 0.01
     second_look: float = 0.35
     follow_true: float = 0.9
     follow_mistaken: float = 0.12

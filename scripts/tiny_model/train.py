@@ -32,7 +32,7 @@ from tracer_env.prompts import build_prompt
 from tracer_env.tasks.arithmetic import ArithmeticTask
 from tracer_env.types import Role, Seat
 
-VERDICT_WEIGHT = 6.0
+VERDICT_WEIGHT = 12.0
 """Weight of a review's first token in the loss: it is one token in thirty and carries the judgement."""
 
 
@@ -52,8 +52,8 @@ class Stage:
 STAGES = {
     "sums": Stage(2.0, 24, 2e-3, 0.7),
     "solutions": Stage(7.0, 56, 1.5e-3, 0.7),
-    "games": Stage(24.0, 20, 1.5e-3, 0.05),
-    "own": Stage(9.0, 20, 6e-4, 0.02),
+    "games": Stage(60.0, 20, 1.5e-3, 0.05),
+    "own": Stage(50.0, 20, 1e-3, 0.02),
 }
 
 

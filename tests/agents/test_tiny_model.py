@@ -80,10 +80,6 @@ def test_the_model_is_as_good_as_its_card_says(model, tokenizer) -> None:
     assert abs(says_right[right].mean() + says_wrong[~right].mean() - card["judge_sum"]) < 0.15
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="trained for 42 minutes so far: the judge reaches 1.50 of 1.6 and greedy decoding adds 10.7 of 10 points",
-)
 def test_measured_numbers_keep_the_promises() -> None:
     numbers = json.loads((FOLDER / "measured.json").read_text())
     sampled, greedy = (numbers[f"first_proposal_{how}"]["share"] for how in ("sampled", "greedy"))
