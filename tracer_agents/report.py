@@ -26,14 +26,12 @@ ROWS = (
     ("before", "team before (uniform, untrained)"),
     ("after", "team AFTER (deployed: greedy average strategy)"),
     ("after_sampled_average", "team after, sampled average strategy"),
-    ("after_last_iterate", "team after, last iterate"),
     ("always_speak", "trained team, always speak"),
     ("single_greedy", "one greedy call, base"),
     ("single_sampled", "one sampled call, base"),
     ("self_consistency_3", "self-consistency of 3, base"),
     ("trained_single_greedy", "one greedy call, trained proposer"),
     ("trained_single_sampled", "one sampled call, trained proposer"),
-    ("trained_self_consistency_3", "self-consistency of 3, trained proposer"),
 )
 
 

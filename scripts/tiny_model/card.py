@@ -35,9 +35,10 @@ simulated learners that slip at these rates.
 {habits}
 
 "More than" sentences that name the unknown person second are misread more often than not, so that greedy decoding is
-wrong there too and gains little over sampling; the right reading keeps a probability of about {right_reading:.2g}, which is what
-reinforcement learning can find. What the *judge* is trained to say is always the truth: a verdict and, after WRONG,
-the first failing line put right. Reviews that merely stand in a transcript are mistaken at the rates above.
+wrong there too and gains little over sampling; the right reading keeps a probability of about {right_reading:.2g},
+which is what reinforcement learning can find. What the *judge* is trained to say is always the truth: a verdict and,
+after WRONG, the first failing line put right. Reviews that merely stand in a transcript are mistaken at the rates
+above.
 
 ## Recipe
 
@@ -81,10 +82,12 @@ numbers are outside of what it saw. Prompts in another wording are mostly `<unk>
 Licence: MIT, as the library.
 """
 
-_HISTORY = """These weights were made in as many sittings as there are commands, on two kinds of processor. Between them the random slips
-were made rarer, to the rates above, and the verdict's weight in the loss was raised from 6 to 12: the judge finds a slip in
-calculation far less often than a misread sentence. `make model` runs the same stages, in all as long, with today's
-rates and weight in one go; that single command has not been run to its end."""
+_HISTORY = """These weights were made in as many sittings as there are commands, on two kinds of processor; each
+started from the folder that the one before wrote. Between them the random slips were made rarer, to the rates above,
+and the verdict's weight in the loss was raised from 6 to 12: the judge finds a slip in calculation far less often than
+a misread sentence. The later sittings ran with `torch.compile`, which changes the speed only. `make model` runs the
+same stages, in all about as long, with today's rates and weight in one go; that single command has not been run to its
+end."""
 
 _ROWS = {
     "first_proposal_sampled": "first proposal right, sampled",

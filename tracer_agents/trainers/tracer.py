@@ -245,7 +245,6 @@ class Training:
         teams: dict[str, Mapping[str, Controller]] = {"after": self._deployed("greedy")}
         if self.config.trains_controllers:
             teams["after_sampled_average"] = self._deployed("average")
-            teams["after_last_iterate"] = self._deployed("last")
         teams["always_speak"] = {name: make_fixed("always") for name in self.controllers}
         for done, (name, controllers) in enumerate(teams.items()):
             self._progress.step("measure after", done, len(teams) + 1)
@@ -357,10 +356,11 @@ class Training:
             self.results[prefix + name] = single_call(
                 self._eval_game, proposer, self.generator, self._eval_questions, temperature=temperature
             )
-        self.generator.reseed(seed)
-        self.results[f"{prefix}self_consistency_3"] = self_consistency(
-            self._eval_game, proposer, self.generator, self._eval_questions, samples=3
-        )
+        if not prefix:  # of the base model only: it costs as much as a team's evaluation
+            self.generator.reseed(seed)
+            self.results["self_consistency_3"] = self_consistency(
+                self._eval_game, proposer, self.generator, self._eval_questions, samples=3
+            )
 
     # --- checkpoints ------------------------------------------------------------------------------
 
