@@ -136,13 +136,13 @@ def test_only_the_updated_policy_moves():
 
 def test_the_ratio_moves_when_a_batch_is_used_in_several_steps(monkeypatch):
     seen = spy(monkeypatch)
-    _, generator, learner = team()
+    _, generator, learner = team(settings(epsilon_low=3e-4, epsilon_high=4e-4))
     stats = learner.update("proposer_0", sample(generator), seed=0)
     assert stats["steps"] == 4
     assert stats["ratio_min"] < 1 - 3e-4
     assert stats["ratio_max"] > 1 + 4e-4
     assert 0 < stats["clipped_share"] <= 1
-    # The objective is ours, clipped by our default band.
+    # The objective is ours, clipped by GSPO's own band.
     assert [batch["loss"] for batch in seen] == pytest.approx([batch["our_loss"] for batch in seen], rel=0, abs=2e-6)
     _, generator, learner = team(settings(num_minibatches=1, num_iterations=1))
     stats = learner.update("proposer_0", sample(generator), seed=0)
