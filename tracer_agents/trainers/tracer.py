@@ -178,6 +178,10 @@ class Training:
         self._measure("before", uniform)
         self._progress.step("measure before", 1, 2)
         self._measure_single("")
+        self.generator.reseed(seed_of(self.config.seed, "evaluate"))
+        self.results["self_consistency_3"] = self_consistency(
+            self._eval_game, self.policies[0], self.generator, self._eval_questions, samples=3
+        )
         self._progress.step("measure before", 2, 2)
         self._checkpoint()
 
@@ -355,11 +359,6 @@ class Training:
             self.generator.reseed(seed)
             self.results[prefix + name] = single_call(
                 self._eval_game, proposer, self.generator, self._eval_questions, temperature=temperature
-            )
-        if not prefix:  # of the base model only: it costs as much as a team's evaluation
-            self.generator.reseed(seed)
-            self.results["self_consistency_3"] = self_consistency(
-                self._eval_game, proposer, self.generator, self._eval_questions, samples=3
             )
 
     # --- checkpoints ------------------------------------------------------------------------------
