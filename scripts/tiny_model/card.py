@@ -84,10 +84,10 @@ Licence: MIT, as the library.
 
 _HISTORY = """These weights were made in as many sittings as there are commands, on two kinds of processor; each
 started from the folder that the one before wrote. Before the third, the random slips were made rarer, to the rates
-above, the verdict's weight in the loss was raised from 6 to 12 and the last stage's learning rate from 6e-4 to 1e-3: the
-judge finds a slip in calculation far less often than a misread sentence. The later sittings ran with `torch.compile`,
-which changes the speed only. `make model` runs the same stages, in all about as long, with today's settings in one go;
-that single command has not been run to its end."""
+above, the verdict's weight in the loss was raised from 6 to 12 and the last stage's learning rate from 6e-4 to 1e-3:
+the judge finds a slip in calculation far less often than a misread sentence. The later sittings ran with
+`torch.compile`, which changes the speed only. `make model` runs the same stages, in all about as long, with today's
+settings in one go; that single command has not been run to its end."""
 
 _ROWS = {
     "first_proposal_sampled": "first proposal right, sampled",

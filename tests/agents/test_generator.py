@@ -24,6 +24,7 @@ from tracer_agents.errors import CheckpointError, ContextError, GeneratorError, 
 from tracer_agents.generators.policies import (
     active_policy,
     add_policies,
+    folded_policy,
     load_base_model,
     load_policies,
     policy_names,
@@ -297,6 +298,78 @@ def test_policies_write_differently_and_base_is_the_bare_model():
     assert len({tuple(base), tuple(greedy(team, "proposer_0")), tuple(greedy(team, "reviewer_0"))}) == 3
     with pytest.raises(UnknownNameError, match=r"proposer_1.*proposer_0"):
         greedy(team, "proposer_1")
+
+
+# Folding an adapter into the weights while sampling.
+
+
+def facts_of(model):
+    """Every parameter by name: the very object and a copy of its bits."""
+    return {name: (id(p), p.requires_grad, p.detach().clone()) for name, p in model.named_parameters()}
+
+
+def same_facts(a, b):
+    return a.keys() == b.keys() and all(a[n][:2] == b[n][:2] and torch.equal(a[n][2], b[n][2]) for n in a)
+
+
+def logits_of(model, context, policy):
+    with context(model, policy) as base, torch.no_grad():
+        return base(input_ids=torch.arange(10, 30)[None]).logits
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+def test_folded_policies_compute_the_same_and_leave_every_bit_in_place(kind):
+    model = two_policies(tiny_model(kind))
+    before = facts_of(model)
+    base = logits_of(model, active_policy, "base")
+    for policy in ("proposer_0", "reviewer_0"):
+        apart = logits_of(model, active_policy, policy)
+        assert (apart - base).abs().max() > 0.1
+        torch.testing.assert_close(logits_of(model, folded_policy, policy), apart, atol=1e-4, rtol=0)
+        assert same_facts(facts_of(model), before)
+    assert torch.equal(logits_of(model, folded_policy, "base"), base)
+    assert torch.equal(logits_of(model, active_policy, "base"), base)
+    bare = tiny_model(kind)
+    assert torch.equal(logits_of(bare, folded_policy, "any"), logits_of(bare, active_policy, "any"))
+    with pytest.raises(UnknownNameError):
+        logits_of(model, folded_policy, "proposer_7")
+
+
+def test_a_folded_policy_really_runs_without_its_adapter_and_is_never_stale():
+    model = two_policies()
+    linear = model.get_base_model().model.layers[0].mlp.up_proj
+    calls = []
+    handle = linear.lora_A["proposer_0"].register_forward_hook(lambda *_: calls.append(1))
+    first = logits_of(model, folded_policy, "proposer_0")
+    assert not calls
+    logits_of(model, active_policy, "proposer_0")
+    assert calls
+    handle.remove()
+    with torch.no_grad():
+        linear.lora_B["proposer_0"].weight.add_(0.1)
+    second = logits_of(model, folded_policy, "proposer_0")
+    assert (first - second).abs().max() > 1e-3
+    torch.testing.assert_close(second, logits_of(model, active_policy, "proposer_0"), atol=1e-4, rtol=0)
+
+
+def test_an_error_inside_gives_the_weights_back():
+    model = two_policies()
+    before = facts_of(model)
+    with pytest.raises(RuntimeError, match="inside"), folded_policy(model, "reviewer_0"):
+        raise RuntimeError("inside")
+    assert same_facts(facts_of(model), before)
+    assert model.active_adapter == "proposer_0"
+    assert not torch.equal(logits_of(model, active_policy, "proposer_0"), logits_of(model, active_policy, "base"))
+
+
+def test_half_precision_and_other_kinds_of_adapter_are_not_folded():
+    half = two_policies(tiny_model().to(torch.bfloat16))
+    dora = add_policies(tiny_model(), ["dora"], LoraConfig(r=4, target_modules="all-linear", use_dora=True), seed=0)
+    for model, policy in ((half, "proposer_0"), (dora, "dora")):
+        weight = model.get_base_model().model.layers[0].mlp.up_proj.get_base_layer().weight
+        with folded_policy(model, policy) as base:
+            assert base.model.layers[0].mlp.up_proj.get_base_layer().weight is weight
+        assert torch.equal(logits_of(model, folded_policy, policy), logits_of(model, active_policy, policy))
 
 
 # Prompts.

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from tracer_agents.errors import ContextError
-from tracer_agents.generators.policies import active_policy, base_of, torch_seeded
+from tracer_agents.generators.policies import base_of, folded_policy, torch_seeded
 from tracer_agents.interfaces import Candidate, Request
 from tracer_env import Prompt, Role, Verdict
 from tracer_env.errors import ConfigError
@@ -180,7 +180,7 @@ class TransformersGenerator:
         row_of = {prompt: row for row, prompt in enumerate(unique)}
         rows = torch.tensor([row_of[prompt] for prompt in prompts], device=self.model.device)
         with ExitStack() as stack:
-            base = stack.enter_context(active_policy(self.model, policy))
+            base = stack.enter_context(folded_policy(self.model, policy))
             stack.enter_context(_evaluating(base))
             settings = stack.enter_context(_plain_settings(base, self._settings(sample=temperature > 0)))
             stack.enter_context(torch_seeded(seed, base.device))
