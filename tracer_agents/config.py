@@ -92,7 +92,7 @@ class TrainConfig(GspoConfig):
     questions_per_update: int = setting(48, "dialogues per update")
     probe_rate: float = setting(1.0, "share of decisions that are probed")
     refit_updates: int = setting(6, "controller updates with the generators frozen, before deployment")
-    refit_questions: int = setting(64, "dialogues per such update")
+    refit_questions: int = setting(192, "dialogues per such update")
     eval_questions: int = setting(512, "held-out questions before and after")
 
     max_new_tokens: int = setting(64, "longest utterance in tokens")

@@ -24,9 +24,10 @@ __all__ = ["ROWS", "TrainProgress", "print_closing", "print_evaluation", "print_
 
 ROWS = (
     ("before", "team before (uniform, untrained)"),
-    ("after", "team AFTER (deployed: greedy average strategy)"),
-    ("after_sampled_average", "team after, sampled average strategy"),
-    ("always_speak", "trained team, always speak"),
+    ("after", "team AFTER (deployed controllers)"),
+    ("after_sampled_average", "the same, controllers drawn, not greedy"),
+    ("always_speak", "the same, always speak"),
+    ("after_greedy_decoding", "team AFTER, greedy decoding"),
     ("single_greedy", "one greedy call, base"),
     ("single_sampled", "one sampled call, base"),
     ("self_consistency_3", "self-consistency of 3, base"),
@@ -135,12 +136,18 @@ def print_results(summary: Mapping[str, Any]) -> None:
     """Print the table before -> after and the SPEAK rate of every information set."""
     console = Console(width=132)
     n = summary["before"]["num_questions"]
-    table = _table(f"{summary['task']}: {n} held-out questions, seed {summary['seed']}, sampled at temperature 1")
+    table = _table(
+        f"{summary['task']}: {n} held-out questions, seed {summary['seed']}; sampled at temperature 1 where not greedy"
+    )
     for name, label in ROWS:
         if name in summary:
             _add_row(table, label, summary[name])
     console.print(table)
-    console.print("tokens and calls are per question; correction, preservation and corruption in %", style="dim")
+    console.print(
+        "tokens and calls are per question; correction, preservation and corruption in %; compare like with like: "
+        "greedy decoding with one greedy call, sampled with sampled",
+        style="dim",
+    )
     rates = Table(title="SPEAK rate per information set (visits)", title_justify="left")
     rates.add_column("seat / information set")
     for name in ("before", "after"):

@@ -61,6 +61,7 @@ def test_summary_has_every_row_and_figure(finished):
         assert set(summary[row]) >= FIGURES
         assert summary[row]["num_questions"] == 12
     assert summary["after"]["speak_rates"]
+    assert {"after_sampled_average", "after_greedy_decoding", "trained_single_greedy"} <= summary.keys()
     assert summary["resumed_from_update"] is None
     assert (summary["seed"], summary["task"], summary["model"]) == (5, "arithmetic", "shipped")
     manifest = json.loads((finished / "manifest.json").read_text())
@@ -70,7 +71,7 @@ def test_summary_has_every_row_and_figure(finished):
 def test_episodes_are_complete_and_hold_no_times(finished):
     lines = [json.loads(line) for line in (finished / "episodes.jsonl").read_text().splitlines()]
     phases = {line["phase"] for line in lines}
-    assert {"before", "train", "refit", "after", "always_speak"} <= phases
+    assert {"before", "train", "refit", "after", "after_greedy_decoding", "always_speak"} <= phases
     assert len({line["episode_id"] for line in lines}) == len(lines)
     for line in lines:
         assert list(line) == [

@@ -246,13 +246,16 @@ class Training:
         """
         from tracer_agents.generators.policies import save_policies
 
-        teams: dict[str, Mapping[str, Controller]] = {"after": self._deployed("greedy")}
+        deployed = self._deployed("greedy")
+        # by name: the controllers and the temperature of every text
+        teams: dict[str, tuple[Mapping[str, Controller], float]] = {"after": (deployed, 1.0)}
         if self.config.trains_controllers:
-            teams["after_sampled_average"] = self._deployed("average")
-        teams["always_speak"] = {name: make_fixed("always") for name in self.controllers}
-        for done, (name, controllers) in enumerate(teams.items()):
+            teams["after_sampled_average"] = self._deployed("average"), 1.0
+        teams["after_greedy_decoding"] = deployed, 0.0
+        teams["always_speak"] = {name: make_fixed("always") for name in self.controllers}, 1.0
+        for done, (name, (controllers, temperature)) in enumerate(teams.items()):
             self._progress.step("measure after", done, len(teams) + 1)
-            self._measure(name, controllers)
+            self._measure(name, controllers, temperature)
         self._progress.step("measure after", len(teams), len(teams) + 1)
         self._measure_single("trained_")
         self._progress.step("measure after", len(teams) + 1, len(teams) + 1)
@@ -337,7 +340,7 @@ class Training:
 
     # --- measuring --------------------------------------------------------------------------------
 
-    def _measure(self, name: str, controllers: Mapping[str, Controller]) -> None:
+    def _measure(self, name: str, controllers: Mapping[str, Controller], temperature: float = 1.0) -> None:
         seed = seed_of(self.config.seed, "evaluate")  # the same draws before and after: paired
         self.generator.reseed(seed)
         figures, episodes = evaluate_team(
@@ -346,6 +349,7 @@ class Training:
             self.generator,
             self._eval_questions,
             seed=seed,
+            temperature=temperature,
             on_round=self._progress.round,
         )
         self.results[name] = figures
