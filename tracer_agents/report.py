@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD  # noqa: TID253
 from rich.console import Console  # noqa: TID253 - this module is the command line's face
 from rich.progress import (  # noqa: TID253
     BarColumn,
@@ -23,16 +24,16 @@ from rich.table import Table  # noqa: TID253
 __all__ = ["ROWS", "TrainProgress", "print_closing", "print_evaluation", "print_results"]
 
 ROWS = (
-    ("before", "team before (uniform, untrained)"),
-    ("after", "team AFTER (deployed controllers)"),
-    ("after_sampled_average", "the same, controllers drawn, not greedy"),
-    ("always_speak", "the same, always speak"),
-    ("after_greedy_decoding", "team AFTER, greedy decoding"),
+    ("before", "team before (untrained)"),
+    ("after", "team AFTER"),
+    ("after_sampled_average", "AFTER, controllers drawn"),
+    ("always_speak", "AFTER, always speak"),
+    ("after_greedy_decoding", "AFTER, greedy decoding"),
     ("single_greedy", "one greedy call, base"),
     ("single_sampled", "one sampled call, base"),
-    ("self_consistency_3", "self-consistency of 3, base"),
-    ("trained_single_greedy", "one greedy call, trained proposer"),
-    ("trained_single_sampled", "one sampled call, trained proposer"),
+    ("self_consistency_3", "self-consistency 3, base"),
+    ("trained_single_greedy", "one greedy call, trained"),
+    ("trained_single_sampled", "one sampled call, trained"),
 )
 
 
@@ -106,24 +107,35 @@ class TrainProgress:
             )
 
 
+def _console() -> Console:
+    """A terminal has its own width; what goes into a file is wide enough for whole rows."""
+    return Console(width=None if sys.stdout.isatty() else 132)
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    """Start a table that fits a terminal of 80 columns."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("")
-    for name in ("accuracy %", "95 % interval", "tokens", "calls", "correction", "preservation", "corruption"):
+    for name in ("accuracy % (95 %)", "tokens", "calls", "corr.", "pres.", "corrupt."):
         table.add_column(name, justify="right")
     return table
+
+
+_LEGEND = (
+    "tokens and calls per question; of wrong first proposals, corr. = made right; of right ones, pres. = kept right, "
+    "corrupt. = made wrong; all in %"
+)
 
 
 def _add_row(table: Table, label: str, figures: Mapping[str, Any]) -> None:
     low, high = figures["accuracy_ci95"]
     table.add_row(
         label,
-        _percent(figures["accuracy"]),
-        f"{100 * low:.1f} - {100 * high:.1f}",
+        f"{_percent(figures['accuracy'])} ({_percent(low)}-{_percent(high)})",
         f"{figures['tokens_per_question']:.1f}",
         f"{figures['calls_per_question']:.2f}",
         _percent(figures["correction"]),
@@ -134,21 +146,19 @@ def _add_row(table: Table, label: str, figures: Mapping[str, Any]) -> None:
 
 def print_results(summary: Mapping[str, Any]) -> None:
     """Print the table before -> after and the SPEAK rate of every information set."""
-    console = Console(width=132)
+    console = _console()
     n = summary["before"]["num_questions"]
-    table = _table(
-        f"{summary['task']}: {n} held-out questions, seed {summary['seed']}; sampled at temperature 1 where not greedy"
-    )
+    table = _table(f"{summary['task']}: {n} held-out questions, seed {summary['seed']}")
     for name, label in ROWS:
         if name in summary:
             _add_row(table, label, summary[name])
     console.print(table)
     console.print(
-        "tokens and calls are per question; correction, preservation and corruption in %; compare like with like: "
-        "greedy decoding with one greedy call, sampled with sampled",
+        f"{_LEGEND}. AFTER: the deployed team (greedy average strategy of the re-fit). Texts are sampled at "
+        "temperature 1 where not greedy: compare greedy decoding with one greedy call, sampled with sampled",
         style="dim",
     )
-    rates = Table(title="SPEAK rate per information set (visits)", title_justify="left")
+    rates = Table(title="\nSPEAK rate per information set (visits)", title_justify="left", box=SIMPLE_HEAD)
     rates.add_column("seat / information set")
     for name in ("before", "after"):
         rates.add_column(name, justify="right")
@@ -183,7 +193,7 @@ def print_closing(path: Path) -> None:
 
 def print_evaluation(task: str, figures: Mapping[str, Any]) -> None:
     """Print the figures of one task."""
-    console = Console(width=132)
+    console = _console()
     n = figures["team"]["num_questions"]
     table = _table(f"{task} ({figures['split']}): {n} questions")
     labels = {
@@ -195,4 +205,5 @@ def print_evaluation(task: str, figures: Mapping[str, Any]) -> None:
     for name, label in labels.items():
         _add_row(table, label, figures[name])
     console.print(table)
+    console.print(_LEGEND, style="dim")
     _print_near_zero(console, task, figures["team"])
