@@ -17,7 +17,20 @@ __all__ = ["env", "raw_env"]
 
 def env(task: str | os.PathLike[str] | Task = "arithmetic", **settings: Any) -> AECEnv[str, Any, Any]:
     """Make the AEC environment with PettingZoo's order check around it. See ``raw_env`` for the arguments."""
-    return wrappers.OrderEnforcingWrapper(raw_env(task, **settings))
+    return _OrderChecked(raw_env(task, **settings))
+
+
+class _OrderChecked(wrappers.OrderEnforcingWrapper[str, Any, Any]):
+    """PettingZoo's order check, except that a step outside an episode raises: theirs logs a line after the end."""
+
+    def step(self, action: Any) -> None:
+        if self.unwrapped.agents:
+            super().step(action)
+        else:
+            self.env.step(action)  # raises the ActionError that fits: before reset, or after the end
+
+    def __str__(self) -> str:
+        return str(self.env)
 
 
 class raw_env(Face, AECEnv[str, Any, Any]):
@@ -127,8 +140,10 @@ class raw_env(Face, AECEnv[str, Any, Any]):
             self.render()
 
     def _finish_round(self, state: DialogueState) -> None:
-        self._state = after = self.game.advance(state, self._buffer)
-        for seat, value in self.game.pay(state, after).items():
+        after = self.game.advance(state, self._buffer)
+        pay = self.game.pay(state, after)  # may raise: nothing has changed yet
+        self._state = after
+        for seat, value in pay.items():
             self.rewards[seat.name] = value
         self._accumulate_rewards()
         if after.over:

@@ -4,9 +4,10 @@ Reading is strict: what is stated ambiguously is None, not guessed. The *marker*
 whatever stands before it, and an unreadable statement behind it is None:
 
 * ``\boxed{...}`` with balanced braces;
-* ``#### ...`` at the start of a line (the format of GSM8K's golds);
-* ``answer is ...``, ``answer: ...`` (also ``final answer``, ``answer choice``), or ``Final answer`` as a heading, with
-  the statement on the same or the next filled line; ``the answer is correct`` is an assessment and no marker;
+* ``#### ...`` at the start of a line (the format of GSM8K's golds) or after a space; of several on a line the first;
+* ``answer is ...``, ``answer: ...``, ``answer = ...`` (also ``final answer``, ``answer choice``), or ``Final answer``
+  as a heading, with the statement on the same or the next filled line; ``the answer is correct`` is an assessment and
+  no marker, nor is ``the answer was ...``, which tells of an earlier one;
 * for numbers, ``A: ...`` on the last line (the format of GSM8K's published model solutions).
 
 Only a text without any marker is read from its last line, by a rule of each kind:
@@ -15,10 +16,11 @@ Only a text without any marker is read from its last line, by a rule of each kin
   its last ``=`` does.
 * choice: the line starts with a letter as options do (``C) ...``, ``C because ...``) and no other line of the text
   starts with another option; or it brackets one letter, and no line starts with an option.
-* latex: the last ``$...$`` of the line, or the line itself when it holds at most one word.
+* latex: the last ``$...$`` of the line, a displayed formula of several lines that ends the text, or the line itself
+  when it holds at most one word.
 
-Numbers are compared as exact fractions. A percent sign, a currency sign and a unit are dropped, so ``10%`` is 10. A
-word that scales the number (``2 million``) makes it ambiguous and the answer None.
+Numbers are compared as exact fractions. A percent sign, a currency sign and a unit (``5 cm²``) are dropped, so ``10%``
+is 10. A word that scales the number (``2 million``) makes it ambiguous and the answer None.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from importlib.util import find_spec
 
 from tracer_env.errors import MissingExtraError, UnknownNameError
 from tracer_env.types import Verdict
 
-__all__ = ["ANSWER_KINDS", "answers_match", "extract_answer", "parse_verdict"]
+__all__ = ["ANSWER_KINDS", "answers_match", "check_kind", "extract_answer", "parse_verdict"]
 
 ANSWER_KINDS = ("number", "latex", "choice")
 
@@ -94,6 +97,20 @@ def answers_match(prediction: str | None, gold: str, kind: str) -> bool:
     return match(str(prediction), gold)
 
 
+def check_kind(kind: str) -> None:
+    """Raise at once, not in the middle of an episode, when answers of this kind cannot be compared here.
+
+    Raises:
+        MissingExtraError: for ``latex`` without math-verify.
+    """
+    if kind == "latex" and find_spec("math_verify") is None:
+        raise _no_math_verify()
+
+
+def _no_math_verify() -> MissingExtraError:
+    return MissingExtraError("math-verify", "math", "comparing LaTeX answers")
+
+
 # --- verdicts -----------------------------------------------------------------------------------------------------
 
 _VERDICT = re.compile(
@@ -126,11 +143,11 @@ def parse_verdict(text: str) -> Verdict | None:
 # --- markers ------------------------------------------------------------------------------------------------------
 
 _PHRASE_TAIL = (
-    r"(?:\s+(?:choice|option|letter|to\s+(?:the|this)\s+(?:question|problem)))?[*_`\"']{0,4}(?:\s*[:=]|\s+(?:is|was)\b)"
-    r"(?!\s+(?:not\s+)?(?:correct|incorrect|right|wrong|valid|invalid)\b)"
+    r"(?:\s+(?:choice|option|letter|to\s+(?:the|this)\s+(?:question|problem)))?[*_`\"']{0,4}(?:\s*[:=]|\s+is\b)"
+    r"(?!\s+(?:(?:not|also|still|indeed|\w{1,20}ly|\d{1,3}\s?%)\s+){0,3}(?:correct|incorrect|right|wrong|valid|invalid)\b)"
 )
 _BOXED = re.compile(r"\\boxed\s*\{")
-_HASHES = re.compile(r"^[ \t]*####(?!#)", re.MULTILINE)
+_HASHES = re.compile(r"^(?:[^#\n]*[ \t])?####(?!#)", re.MULTILINE)
 _HEADING = re.compile(r"^[ \t#*_>]*(?:the[ \t]+)?final[ \t]+answer[ \t*_]*$", re.MULTILINE | re.IGNORECASE)
 _PHRASE = re.compile(r"\banswer" + _PHRASE_TAIL, re.IGNORECASE)
 _CHOICE_PHRASE = re.compile(r"\b(?:answer|option|choice)" + _PHRASE_TAIL, re.IGNORECASE)
@@ -142,8 +159,8 @@ def _find_statement(text: str, markers: Iterable[re.Match[str] | None]) -> str |
     """Return what stands behind the last marker (``""`` when it is empty or unbalanced); None without a marker."""
     boxed = _last_match(_BOXED, text)
     others = [m for m in (*markers, _last_match(_HASHES, text), _last_match(_HEADING, text)) if m is not None]
-    last = max(others, key=lambda m: m.start(), default=None)
-    if boxed is not None and (last is None or boxed.start() > last.start()):
+    last = max(others, key=lambda m: m.end(), default=None)
+    if boxed is not None and (last is None or boxed.end() > last.end()):
         return _braced(text, boxed.end())
     if last is None:
         return None
@@ -229,7 +246,8 @@ _GOES_ON = re.compile(
     re.IGNORECASE,
 )
 _NOT_A_UNIT = frozenset(
-    "x y z n k b pi \u03c0 sqrt e squared cubed and or to hundred thousand million billion trillion".split()
+    "x y z n k b pi \u03c0 sqrt e squared cubed and or to dozen hundred thousand million mn billion bn trillion "
+    "half halve third quarter fifth sixth eighth tenth hundredth thousandth".split()
 )
 """Words that make another number of the one before them (or leave it open), so that the numeral is not the answer."""
 
@@ -274,8 +292,9 @@ def _leading_number(text: str) -> str | None:
     tail = _TAIL.match(rest)
     if tail is None or _GOES_ON.match(rest):
         return None
-    unit = (tail["unit"] or "a").lower()
-    if unit in _NOT_A_UNIT or not unit.isalpha():  # a superscript two counts as a letter for a regular expression
+    unit = (tail["unit"] or "a").lower().rstrip("\u00b2\u00b3")  # a superscript counts as a letter for the pattern
+    singular = unit.removesuffix("s") if len(unit) > 3 else unit
+    if singular in _NOT_A_UNIT or not unit.isalpha():
         return None
     return _numeral(found[0])
 
@@ -355,6 +374,8 @@ def _same_choice(prediction: str, gold: str) -> bool:
 # --- LaTeX --------------------------------------------------------------------------------------------------------
 
 _MATH = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_DISPLAY = re.compile(r"(?:\$\$([^$]+)\$\$|\\\[((?:(?!\\\[).)+?)\\\])[\s.]*\Z", re.DOTALL)
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}")
 _HOPE = re.compile(r"\.?\s+I hope it is correct\.?\s*$", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}")
 _TEXT_ONLY = re.compile(r"\s*\\(?:text|textbf|textrm|mathrm|mbox)\s*\{([^{}]*)\}\s*")
@@ -379,8 +400,13 @@ def _extract_latex(text: str) -> str | None:
     if statement is None:
         statement = _last_line(text)
         segments = list(_MATH.finditer(statement))
+        display = _DISPLAY.search(text[-_MAX_STATEMENT:])
         if segments:
             statement = segments[-1][0]
+        elif display is not None:
+            statement = display[1] or display[2]
+        elif not any(c.isalnum() for c in _ENVIRONMENT.sub("", statement)):
+            return None  # a closing delimiter, a rule or a fence
         elif len(_WORD.findall(statement)) > 1:
             return None
     return _expression(statement) or None
@@ -446,7 +472,7 @@ def _same_by_math_verify(prediction: str, gold: str) -> bool:
     try:
         from math_verify import parse, verify
     except ImportError as error:
-        raise MissingExtraError("math-verify", "math", "comparing LaTeX answers") from error
+        raise _no_math_verify() from error
     limit = _MATH_TIMEOUT_S if threading.current_thread() is threading.main_thread() else None
     try:
         target, truth = (

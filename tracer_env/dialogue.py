@@ -169,9 +169,12 @@ def acting_seats(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
         return ()
     if isinstance(rules.schedule, str):
         return SCHEDULES[rules.schedule](rules, state)
-    seats = tuple(rules.schedule(rules, state))
+    returned = rules.schedule(rules, state)
+    seats = tuple(returned) if isinstance(returned, (tuple, list)) else ()
     if not seats or len(set(seats)) < len(seats) or not set(seats) <= set(rules.seats):
-        raise ConfigError(f"schedule returned {seats!r}; it must return different seats out of {rules.seats!r}.")
+        raise ConfigError(
+            f"schedule returned {returned!r}; it must return a tuple of different seats out of {rules.seats!r}."
+        )
     if len({seat.role for seat in seats}) > 1:
         raise ConfigError(f"schedule returned {seats!r}; all seats of one round must have the same role.")
     return seats
@@ -255,8 +258,10 @@ def play_turn(
     """
     index = len(state.turns) if index is None else index
     may_skip, _ = control_mask(state, seat)
+    answer_stands = state.standing is not None and state.standing.answer is not None
+    standing_correct = state.correct if answer_stands else None
     if action.control is Control.SKIP and may_skip:
-        return Turn(index, state.round, seat, Control.SKIP, Utterance(), standing_correct=state.correct)
+        return Turn(index, state.round, seat, Control.SKIP, Utterance(), standing_correct=standing_correct)
     text = action.utterance
     clean, clipped = clean_text(text, rules.max_utterance_chars)
     utterance = text if not clipped else text.with_text(clean)
@@ -278,7 +283,7 @@ def play_turn(
         answer=answer,
         verdict=verdict,
         correct=correct,
-        standing_correct=state.correct,
+        standing_correct=standing_correct,
         tokens_in=utterance.tokens_in or 0,
         tokens_out=counter(utterance) if utterance.tokens_out is None else utterance.tokens_out,
         tokens_estimated=estimated,

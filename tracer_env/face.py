@@ -30,13 +30,14 @@ class Face:
         agents: names of the live ones.
     """
 
-    metadata = {"render_modes": RENDER_MODES, "name": "tracer_dialogue_v0", "is_parallelizable": True}  # noqa: RUF012
+    # PettingZoo's own converter wants every agent to act in every cycle; parallel_env is the parallel face.
+    metadata = {"render_modes": RENDER_MODES, "name": "tracer_dialogue_v0", "is_parallelizable": False}  # noqa: RUF012
 
     def __init__(
         self,
         task: str | os.PathLike[str] | Task = "arithmetic",
         *,
-        split: str = "train",
+        split: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         proposers: int = 1,
         reviewers: int = 1,
@@ -55,7 +56,7 @@ class Face:
 
         Args:
             task: a name (``gsm8k``, ``math500``, ``gpqa_diamond``, ``arithmetic``), a path to a JSONL file, or a task.
-            split: ``"train"``, ``"validation"`` or ``"test"``.
+            split: ``"train"`` (default), ``"validation"`` or ``"test"``; a task object has its own.
             data_dir: folder with the data; None looks at ``TRACER_DATA_DIR``, then at the Hugging Face hub.
             proposers: number of proposers, at least 1.
             reviewers: number of reviewers, at least 0.

@@ -6,9 +6,11 @@ directly, without a PettingZoo face.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,7 @@ class Game:
         self,
         task: str | os.PathLike[str] | Task,
         *,
-        split: str = "train",
+        split: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         rewards: str | RewardScheme = "tracer",
         abstraction: str = "paper",
@@ -54,7 +56,7 @@ class Game:
 
         Args:
             task: a task name, a path to a JSONL file, or a task object.
-            split: ``"train"``, ``"validation"`` or ``"test"``; must exist for the task.
+            split: ``"train"`` (default), ``"validation"`` or ``"test"``; a task object has its own.
             data_dir: folder with the task's data; None looks at ``TRACER_DATA_DIR``, then at the hub.
             rewards: name of a reward scheme, or an object.
             abstraction: name of an information-set abstraction.
@@ -65,7 +67,15 @@ class Game:
         """
         unknown = set(rules) - set(Rules.__dataclass_fields__)
         if unknown:
-            settings = ["task", "split", "data_dir", "rewards", "abstraction", *Rules.__dataclass_fields__]
+            settings = [
+                "task",
+                "split",
+                "data_dir",
+                "rewards",
+                "abstraction",
+                "render_mode",
+                *Rules.__dataclass_fields__,
+            ]
             raise UnknownNameError("argument", sorted(unknown)[0], settings)
         self.rules = Rules(**rules)
         check_rules(self.rules)
@@ -195,11 +205,36 @@ class Game:
             extra = next(key for key in action if key not in ("control", "utterance"))
             raise UnknownNameError(f"action key of {agent}", extra, ("control", "utterance"))
         if isinstance(control, str):
-            raise UnknownNameError(f"control of {agent} (pass tracer_env.Control)", control, Control.__members__)
-        if not isinstance(control, (int, np.integer)) or not 0 <= control <= 1:
+            raise ActionError(
+                f"control of {agent} must be tracer_env.Control.SKIP (0) or Control.SPEAK (1), not the string "
+                f"{control!r}."
+            )
+        try:
+            number = index(control)  # also NumPy's integers and arrays of one
+        except TypeError:
+            number = -1
+        if number not in (0, 1):
             raise ActionError(f"control of {agent} must be 0 (SKIP) or 1 (SPEAK), not {control!r}.")
         if not isinstance(utterance, str):
             raise ActionError(f"utterance of {agent} must be text, not {type(utterance).__name__}.")
         if not isinstance(utterance, Utterance):
             utterance = Utterance(utterance)
-        return Action(Control.SPEAK if control else Control.SKIP, utterance)
+        else:
+            _check_facts(agent, utterance)
+        return Action(Control.SPEAK if number else Control.SKIP, utterance)
+
+
+_FACT_RANGES = {
+    "tokens_in": (0, math.inf),
+    "tokens_out": (0, math.inf),
+    "mean_logprob": (-math.inf, 0),
+    "min_logprob": (-math.inf, 0),
+    "p_right": (0, 1),
+}
+
+
+def _check_facts(agent: str, utterance: Utterance) -> None:
+    for name, (low, high) in _FACT_RANGES.items():
+        value = getattr(utterance, name)
+        if value is not None and not low <= value <= high:
+            raise ActionError(f"utterance of {agent}: {name} must be None or in [{low}, {high}], not {value!r}.")

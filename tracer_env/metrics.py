@@ -25,7 +25,7 @@ class EpisodeMetrics:
         calls: utterances.
         judged_right: reviews of a right standing answer.
         said_right: of these, verdict RIGHT (true positives).
-        judged_wrong: reviews of a wrong standing answer.
+        judged_wrong: reviews of a wrong standing answer; those made while no valid answer stood count nowhere.
         said_wrong: of these, verdict WRONG (true negatives).
         unparsable: utterances from which nothing could be read.
     """
@@ -48,7 +48,7 @@ class EpisodeMetrics:
         proposals = [t for t in state.turns if t.spoke and t.seat.role is Role.PROPOSER]
         reviews = [t for t in state.turns if t.spoke and t.seat.role is Role.REVIEWER]
         right = [t for t in reviews if t.standing_correct]
-        wrong = [t for t in reviews if not t.standing_correct]
+        wrong = [t for t in reviews if t.standing_correct is False]  # and not: nothing stood
         first = None
         if proposals:
             first = "unparsable" if proposals[0].answer is None else "right" if proposals[0].correct else "wrong"

@@ -66,10 +66,12 @@ class parallel_env(Face, ParallelEnv[str, Any, Any]):
         if missing:
             raise ActionError(f"round {state.round} needs an action of {missing}; got {sorted(actions)}.")
         parsed = {seat: self.game.parse_action(seat.name, actions[seat.name]) for seat in self._acting}
-        self._state = after = self.game.advance(state, parsed)
+        after = self.game.advance(state, parsed)
+        pay = self.game.pay(state, after)  # may raise: nothing has changed yet
+        self._state = after
         self._acting = self.game.acting(after)
         observations, infos = self._views(after)
-        rewards = {seat.name: value for seat, value in self.game.pay(state, after).items()}
+        rewards = {seat.name: value for seat, value in pay.items()}
         terminations = dict.fromkeys(self.possible_agents, after.over and not after.truncated)
         truncations = dict.fromkeys(self.possible_agents, after.truncated)
         if after.over:

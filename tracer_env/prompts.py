@@ -18,7 +18,7 @@ from tracer_env.types import DialogueState, Role, Seat, Turn
 __all__ = ["Prompt", "Section", "build_prompt"]
 
 _MARK = "==="
-_FORGED = re.compile(rf"^(\s*){_MARK}", re.MULTILINE)
+_FORGED = re.compile(rf"(\s*){_MARK}")
 
 _FORMAT = {
     "number": 'End with "#### " and the number.',
@@ -116,7 +116,16 @@ def _verdict_line(review: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return _FORGED.sub(rf"\1\\{_MARK}", text.strip("\n"))
+    """Put a backslash before the mark at the start of each line, whichever of Unicode's line breaks begins it."""
+    text = text.strip("\n")
+    if _MARK not in text:
+        return text
+    return "".join(_escape_line(line) for line in text.splitlines(keepends=True))
+
+
+def _escape_line(line: str) -> str:
+    forged = _FORGED.match(line)
+    return line if forged is None else f"{forged[1]}\\{line[forged.end(1) :]}"
 
 
 def build_prompt(state: DialogueState, seat: Seat, kind: str) -> Prompt:

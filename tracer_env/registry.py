@@ -44,7 +44,7 @@ def register_task(name: str, entry_point: str) -> None:
 
 def load_task(
     task: str | os.PathLike[str] | Task,
-    split: str = _DEFAULT_SPLIT,
+    split: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Task:
     """Return a task. Its data is read when its first question is asked for, not here.
@@ -52,8 +52,8 @@ def load_task(
     Args:
         task: an exact registered name; a path to a JSONL file (any path object; a string that ends in ``.jsonl``,
             has a path separator or names a file); or a ``Task``, which is returned as it is.
-        split: which part of the data. For a JSONL file a label; for a ``Task`` it must be left out or be the
-            object's own.
+        split: which part of the data, ``"train"`` by default. For a JSONL file a label; for a ``Task`` it must be
+            left out or be the object's own.
         data_dir: folder with the data of a named task; None looks at ``TRACER_DATA_DIR``, then at the Hugging Face
             hub. A JSONL file and a ``Task`` have no data folder.
 
@@ -63,14 +63,14 @@ def load_task(
         ConfigError: if an argument does not fit the kind of task, or an entry point cannot be resolved.
     """
     if isinstance(task, str) and task in _ENTRY_POINTS:
-        return _make(task, split, data_dir)
+        return _make(task, split or _DEFAULT_SPLIT, data_dir)
     if isinstance(task, (str, os.PathLike)):
-        return _load_file(task, split, data_dir)
+        return _load_file(task, split or _DEFAULT_SPLIT, data_dir)
     if not isinstance(task, Task):
         raise ConfigError(f"task must be a name, a path or a Task, not an object of type {type(task).__name__}.")
     if data_dir is not None:
         raise ConfigError("data_dir must be left out when task is an object: it brings its own data.")
-    if split not in (_DEFAULT_SPLIT, task.split):
+    if split not in (None, task.split):
         raise ConfigError(f"split must be left out when task is an object: it has the split {task.split!r}.")
     return task
 

@@ -199,6 +199,8 @@ def make_rewards(rewards: str | RewardScheme) -> RewardScheme:
         if rewards not in REWARD_SCHEMES:
             raise UnknownNameError("reward scheme", rewards, REWARD_SCHEMES)
         return REWARD_SCHEMES[rewards]()
+    if isinstance(rewards, type):
+        raise ConfigError(f"rewards must be an object, not the class: pass {rewards.__name__}().")
     if not isinstance(rewards, RewardScheme):
         raise ConfigError(
             f"rewards must be a name or an object with name, kind, costs, turn_reward and round_rewards, "

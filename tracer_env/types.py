@@ -78,7 +78,7 @@ class Question:
 
 
 class Utterance(str):
-    """Text with what its generator knows about it. A plain ``str`` is accepted everywhere as well.
+    """Text with what its generator knows about it. The environments take a plain ``str`` as well.
 
     Every attribute is None when unknown.
 
@@ -168,7 +168,8 @@ class Turn:
         verdict: a review's verdict; None when unparsable, for proposals and for SKIP.
         correct: for a spoken proposal, is the answer right; for a spoken review, does the verdict agree with
             the truth about the standing answer (False when unparsable); None for SKIP.
-        standing_correct: whether the answer that stood before the turn was right (hidden as well).
+        standing_correct: whether the answer that stood before the turn was right (hidden as well); None when no
+            valid answer stood.
         tokens_in: prompt tokens (0 when unknown).
         tokens_out: tokens generated, counted by ``count_tokens`` when the generator does not say.
         tokens_estimated: True when ``tokens_out`` was counted from the text.
@@ -184,7 +185,7 @@ class Turn:
     answer: str | None = None
     verdict: Verdict | None = None
     correct: bool | None = None
-    standing_correct: bool = False
+    standing_correct: bool | None = None
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_estimated: bool = False

@@ -13,7 +13,7 @@ from toy import ToyTask
 
 import tracer_env
 from tracer_env import Control, Utterance
-from tracer_env.errors import ActionError, ConfigError, UnknownNameError
+from tracer_env.errors import ActionError, ConfigError, RewardError, UnknownNameError
 from tracer_env.testing import check_determinism, check_env, check_faces_agree, play_episode
 
 SHAPES = [
@@ -172,24 +172,69 @@ def test_unknown_action_key_and_agents():
     env.reset(seed=0)
     with pytest.raises(UnknownNameError, match="'utterance'"):
         env.step({"control": 1, "uterance": "7"})
-    with pytest.raises(UnknownNameError, match=r"'SPEAK'"):
-        env.step({"control": "SPAEK", "utterance": "7"})
+    for name in ("SPAEK", "SPEAK"):
+        with pytest.raises(ActionError, match=rf"Control.SPEAK \(1\), not the string '{name}'"):
+            env.step({"control": name, "utterance": "7"})
+    with pytest.raises(ActionError, match="must be 0"):
+        env.step({"control": 1.0, "utterance": "7"})
+    env.step({"control": np.array(1), "utterance": "7"})  # inside Discrete(2)
     with pytest.raises(UnknownNameError, match="proposer_0"):
         env.observe("proposer_9")
     with pytest.raises(UnknownNameError, match="proposer_0"):
         env.action_space("proposer")
 
 
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [("tokens_out", -5), ("tokens_in", -1), ("mean_logprob", 1e-7), ("min_logprob", float("nan")), ("p_right", 1.5)],
+)
+def test_facts_of_an_utterance_have_ranges(fact, value):
+    env = tracer_env.parallel_env(ToyTask())
+    env.reset(seed=0)
+    with pytest.raises(ActionError, match=rf"proposer_0: {fact} must be"):
+        env.step({"proposer_0": act(1, Utterance("7", **{fact: value}))})
+    env.step({"proposer_0": act(1, Utterance("7", **{fact: 0}))})
+
+
+class _NotANumber(tracer_env.TracerRewards):
+    def round_rewards(self, rules, before, turns, after):
+        return dict.fromkeys(rules.seats, float("nan" if before.round == 0 else 0))
+
+
+def test_a_reward_that_is_not_finite_leaves_the_game_where_it_was():
+    raw, parallel = (make(ToyTask(), rewards=_NotANumber()) for make in (tracer_env.raw_env, tracer_env.parallel_env))
+    for env, action in ((raw, act(1, "7")), (parallel, {"proposer_0": act(1, "7")})):
+        env.reset(seed=0)
+        for _ in range(2):
+            with pytest.raises(RewardError, match="nan"):
+                env.step(action)
+            assert env.dialogue.round == 0
+
+
+def test_pettingzoos_own_converter_is_refused_before_it_goes_wrong():
+    with pytest.raises(AssertionError, match="not generally safe"):
+        pettingzoo.utils.aec_to_parallel(tracer_env.env(ToyTask()))
+
+
 def test_calls_out_of_order():
-    for env in (tracer_env.raw_env(ToyTask(), rounds=1), tracer_env.parallel_env(ToyTask(), rounds=1)):
+    for env in (
+        tracer_env.env(ToyTask(), rounds=1),
+        tracer_env.raw_env(ToyTask(), rounds=1),
+        tracer_env.parallel_env(ToyTask(), rounds=1),
+    ):
         action = act(1, "7")
         wrapped = {"proposer_0": action} if hasattr(env, "_views") else action
         with pytest.raises(ActionError, match="reset"):
             env.step(wrapped)
         env.reset(seed=0)
         env.step(wrapped)
-        with pytest.raises(ActionError, match="over"):
-            env.step(wrapped)
+        while isinstance(env, pettingzoo.AECEnv) and env.agents:
+            with pytest.raises(ActionError, match="None"):
+                env.step(wrapped)
+            env.step(None)
+        for late in (wrapped, None):
+            with pytest.raises(ActionError, match="over"):
+                env.step(late)
 
 
 def test_unknown_settings():

@@ -29,7 +29,16 @@ def test_summary_by_hand():
     assert figures["final_invalid"] == 0
     assert figures["unparsable_per_call"] == 2 / 13
     assert figures["reviewer_tpr"] == 1 / 2  # RIGHT on right: preserved yes, corrupted no
-    assert figures["reviewer_tnr"] == 1 / 3  # WRONG on wrong: corrected yes, stayed_wrong no, parse_failure no
+    assert figures["reviewer_tnr"] == 1 / 2  # WRONG on wrong: corrected yes, stayed_wrong no; no answer is no error
+
+
+def test_calling_no_answer_wrong_is_no_achievement_of_the_judge():
+    for on_invalid in ("keep", "replace"):
+        game = toy_game(on_invalid=on_invalid)
+        state = play_script(game, 7, speak("?"), speak("WRONG"), speak("7"), speak("WRONG"), speak("?"))[-1]
+        figures = summarize([state])
+        assert figures["reviewer_tnr"] is None
+        assert figures["reviewer_tpr"] == 0
 
 
 def test_rates_without_a_case_are_none():

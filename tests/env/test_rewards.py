@@ -90,6 +90,11 @@ class _Broken:
         return {turn.seat: math.nan for turn in turns}
 
 
+def test_a_class_is_not_an_object():
+    with pytest.raises(ConfigError, match=r"pass TracerRewards\(\)"):
+        toy_game(rewards=TracerRewards)
+
+
 def test_rewards_that_are_not_finite_name_scheme_agent_and_turn():
     env = tracer_env.parallel_env(ToyTask(), rewards=_Broken())
     env.reset(seed=0)

@@ -19,6 +19,7 @@ from tracer_env.errors import (
     ConfigError,
     DataFormatError,
     DataNotFoundError,
+    MissingExtraError,
     SplitError,
     UnknownNameError,
 )
@@ -319,6 +320,9 @@ GOOD = b'{"question": "What?", "answer": "4"}\n'
         (GOOD + b"\xff\n", "line 2: is not UTF-8"),
         (b"[" * 100_000, "line 1: is nested too deeply"),
         (b'{"answer": "4"}', "line 1: field 'question' is missing"),
+        (b'{"qestion": "What?", "answer": "4"}', "field 'question' is missing. Did you mean 'qestion'?"),
+        (b'{"question": "a \\ud800 b", "answer": "4"}', "line 1: field 'question' holds half of a surrogate pair"),
+        (b'{"question": "What?", "answer": "B"}', "give every row a field 'kind': one of number, latex, choice"),
         (b'{"question": "What?"}', "line 1: field 'answer' is missing"),
         (b'{"question": "What?", "answer": null}', "line 1: field 'answer' is missing"),
         (b'{"question": "What?", "answer": ["4"]}', "line 1: field 'answer' must be a non-empty string"),
@@ -336,6 +340,17 @@ def test_malformed_jsonl_names_file_line_and_field(tmp_path: Path, content: byte
         JsonlTask(path).num_questions()
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_latex_without_its_checker_is_an_error_before_the_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", {"question": "Half?", "answer": "\\frac{1}{2}", "kind": "latex"})
+    assert load_task(path).num_questions() == 1
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    for task in (load_task(path), JsonlTask(path, kind="latex")):
+        with pytest.raises(MissingExtraError, match=r"tracer-env\[math\]"):
+            task.num_questions()
 
 
 def test_missing_jsonl_is_missing_data(tmp_path: Path) -> None:
@@ -395,8 +410,9 @@ def test_task_objects_are_passed_through(tmp_path: Path) -> None:
     task = ArithmeticTask(split="test")
     assert load_task(task) is task
     assert load_task(task, split="test") is task
-    with pytest.raises(ConfigError, match="split must be left out"):
-        load_task(task, split="validation")
+    for other in ("train", "validation"):
+        with pytest.raises(ConfigError, match="split must be left out"):
+            load_task(task, split=other)
     with pytest.raises(ConfigError, match="data_dir must be left out when task is an object"):
         load_task(task, data_dir=tmp_path)
     for wrong in (ArithmeticTask, 5, None):

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from tracer_env.answers import ANSWER_KINDS, answers_match
+from tracer_env.answers import ANSWER_KINDS, answers_match, check_kind
 from tracer_env.errors import DataFormatError, DataNotFoundError, UnknownNameError
 from tracer_env.tasks.sources import LoadedTask, Row
 from tracer_env.types import Question
@@ -89,6 +89,7 @@ class JsonlTask(LoadedTask):
         rows = read_jsonl(self.path)
         if "kind" in rows[0].fields:
             self.kind = rows[0].text("kind")
+            check_kind(self.kind)
         return [self._question(row, i) for i, row in enumerate(rows)]
 
     def _question(self, row: Row, index: int) -> Question:
@@ -100,6 +101,7 @@ class JsonlTask(LoadedTask):
         gold = row.text(self._answer_field)
         if not answers_match(gold, gold, kind):
             raise DataFormatError(
-                f"{row.where}: field {self._answer_field!r} must be a final answer of kind {kind!r} and nothing else."
+                f"{row.where}: field {self._answer_field!r} must be a final answer of kind {kind!r} and nothing else. "
+                f"For answers of another kind give every row a field 'kind': one of {', '.join(ANSWER_KINDS)}."
             )
         return Question(f"{self.name}/{index}", row.text(self._question_field), gold, kind)

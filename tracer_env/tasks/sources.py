@@ -11,10 +11,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tracer_env.answers import answers_match, extract_answer
+from tracer_env.answers import answers_match, check_kind, extract_answer
 from tracer_env.errors import DataFormatError, DataNotFoundError, MissingExtraError, SplitError
 from tracer_env.types import Question
 
@@ -65,9 +66,16 @@ class Row:
         """
         value = self.fields.get(field)
         if value is None:
-            raise DataFormatError(f"{self.where}: field {field!r} is missing.")
+            near = get_close_matches(field, self.fields, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise DataFormatError(f"{self.where}: field {field!r} is missing.{hint}")
         if not isinstance(value, str) or not value.strip():
             raise DataFormatError(f"{self.where}: field {field!r} must be a non-empty string.")
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise DataFormatError(
+                f"{self.where}: field {field!r} holds half of a surrogate pair, which is no character; "
+                "write the character itself or both halves."
+            )
         return value.strip()
 
 
@@ -192,5 +200,6 @@ class LoadedTask(ABC):
 
     def _loaded(self) -> tuple[Question, ...]:
         if self._questions is None:
+            check_kind(self.kind)
             self._questions = tuple(self._load())
         return self._questions
