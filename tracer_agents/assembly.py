@@ -31,7 +31,7 @@ __all__ = [
     "seed_of",
 ]
 
-_PHASES = {"train": 0, "refit": 1, "evaluate": 2, "learn": 3, "adapters": 4, "questions": 5}
+_PHASES = {"train": 0, "refit": 1, "evaluate": 2, "learn": 3, "adapters": 4, "questions": 5, "check": 6}
 SHIPPED_MODEL = Path(__file__).resolve().parent / "models" / "tiny"
 """The small model that comes with the package."""
 
@@ -70,7 +70,7 @@ def make_games(config: TrainConfig) -> tuple[Game, Game]:
     Raises:
         ConfigError: if they are the same questions.
     """
-    eval_task = config.eval_task or config.task
+    eval_task = config.evaluated_task
     training = make_game(config, task=config.task, split=config.split)
     held_out = make_game(config, task=eval_task, split=config.eval_split)
     ours, theirs = (getattr(game.task, "path", None) for game in (training, held_out))
@@ -145,7 +145,7 @@ def load_generator(
     from tracer_agents.generators.policies import add_policies, load_base_model, lora_config
     from tracer_agents.generators.transformers import TransformersGenerator
 
-    base, tokenizer = load_base_model(config.model or SHIPPED_MODEL)
+    base, tokenizer = load_base_model(SHIPPED_MODEL if config.model is None else config.model)
     model = add_policies(base, policies, lora_config(config), seed=seed)
     generator = TransformersGenerator(
         model,

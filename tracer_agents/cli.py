@@ -160,7 +160,7 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
 
 def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", nargs="+", help="task names or JSONL paths (default: the run's, else arithmetic)")
-    parser.add_argument("--split", default="test", help="which questions (default: test)")
+    parser.add_argument("--split", help="which questions (default: the run's held-out ones, else test)")
     parser.add_argument("--data-dir", help="folder with the tasks' data (else TRACER_DATA_DIR, else the hub)")
     parser.add_argument("--run", metavar="DIR", help="a finished training run: its team is evaluated")
     parser.add_argument("--model", help="local model folder or hub id without --run (default: the shipped model)")
@@ -188,6 +188,8 @@ def eval_command(args: argparse.Namespace) -> int:
     out = None if args.out is None else Path(args.out)
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"cannot write {out}: {out.parent} is not a folder.")
+    if out is not None and out.is_dir():
+        raise ConfigError(f"cannot write {out}: it is a folder. Name a file in it.")
     _set_threads(args.threads)
     results = {}
     for task, figures in evaluate_tasks(

@@ -91,7 +91,7 @@ class TrainConfig(GspoConfig):
     updates: int = setting(6, "alternations of the two layers")
     questions_per_update: int = setting(48, "dialogues per update")
     probe_rate: float = setting(1.0, "share of decisions that are probed")
-    refit_updates: int = setting(6, "controller updates with the generators frozen, before deployment")
+    refit_updates: int = setting(6, "controller updates with the generators frozen; 0 deploys what training learned")
     refit_questions: int = setting(192, "dialogues per such update")
     eval_questions: int = setting(512, "held-out questions before and after")
 
@@ -111,9 +111,22 @@ class TrainConfig(GspoConfig):
         _at_least(self, max_new_tokens=1, batch_size=1, seed=0)
         if not 0.0 < self.probe_rate <= 1.0:
             raise ConfigError(f"probe_rate must be in (0, 1], not {self.probe_rate!r}.")
+        if self.refit_updates == 1:
+            raise ConfigError(
+                "refit_updates must be 0 or at least 2: a single update plays the uniform strategy only, so that its "
+                "average has learned nothing."
+            )
+        for f in fields(self):
+            if getattr(self, f.name) == "":
+                raise ConfigError(f"{f.name} must not be empty; leave it out for its default ({f.default}).")
         _one_of("layers", self.layers, ("both", "controllers", "generators"))
         _one_of("policies", self.policies, ("seat", "role"))
         _one_of("estimator", self.estimator, ("rollout", "local"))
+
+    @property
+    def evaluated_task(self) -> str:
+        """The task of the held-out questions."""
+        return self.task if self.eval_task is None else self.eval_task
 
     @property
     def trains_controllers(self) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tracer_agents.controllers.fixed import make_fixed
 from tracer_agents.controllers.regret_matching import FrozenController, load_controllers
 from tracer_agents.errors import RunDirectoryError
 from tracer_agents.interfaces import Candidate, Controller, Generator, Request
+from tracer_agents.records import RunDirectory
 from tracer_agents.rollout import Episode, Player, play
 from tracer_env import Action, Control, DialogueState, Game, Question, Role, Rules, Seat, summarize
 from tracer_env.dialogue import advance, initial_state
@@ -132,7 +133,7 @@ def self_consistency(
 def evaluate_tasks(
     tasks: Sequence[str] | None = None,
     *,
-    split: str = "test",
+    split: str | None = None,
     data_dir: str | None = None,
     run: str | None = None,
     model: str | None = None,
@@ -148,8 +149,8 @@ def evaluate_tasks(
     All data is looked up before the model is loaded; then each task's figures come as soon as they are there.
 
     Args:
-        tasks: task names or JSONL paths; the run's task by default, else arithmetic.
-        split: which questions.
+        tasks: task names or JSONL paths; what the run was evaluated on by default, else arithmetic.
+        split: which questions; the run's held-out ones by default.
         data_dir: folder with the tasks' data; the run's by default.
         run: a finished run directory: its model, adapters, controllers and rules are used.
         model: model folder or hub id; the run's by default, else the shipped one.
@@ -161,8 +162,8 @@ def evaluate_tasks(
         batch_size: texts per generation batch; the run's by default.
 
     Yields:
-        A task and its ``split``, ``controllers``, ``team``, ``single_greedy``, ``single_sampled`` and
-        ``self_consistency_3``.
+        A task and its ``split``, ``controllers``, ``run``, ``model``, ``seed``, ``temperature``, ``team``,
+        ``single_greedy``, ``single_sampled`` and ``self_consistency_3``.
 
     Raises:
         ConfigError: if a number is out of range.
@@ -181,7 +182,7 @@ def evaluate_tasks(
         "data_dir": data_dir, "model": model, "seed": seed, "max_new_tokens": max_new_tokens, "batch_size": batch_size
     }  # fmt: skip
     config = TrainConfig.from_settings({k: v for k, v in changes.items() if v is not None}, config)
-    chosen = list(tasks or [config.task])
+    chosen, split = list(tasks or [config.evaluated_task]), split or config.eval_split
     games = {task: make_game(config, task=task, split=split) for task in chosen}
     questions = {task: evaluation_questions(game, num_questions) for task, game in games.items()}
     seats = Rules(proposers=config.proposers, reviewers=config.reviewers).seats
@@ -194,29 +195,38 @@ def evaluate_tasks(
         load_policies(model_with_policies, Path(run) / "final" / "adapters", policies)
     proposer = policy_of(config, seats[0])
     for task, game in games.items():
-        generator.reseed(seed)
-        team = make_team(config, game, team_of)
-        asked = questions[task]
-        figures, _ = evaluate_team(game, team, generator, asked, seed=seed, temperature=temperature)
-        yield (
-            task,
-            {
-                "split": split,
-                "controllers": label,
-                "team": figures,
-                "single_greedy": single_call(game, proposer, generator, asked, temperature=0.0),
-                "single_sampled": single_call(game, proposer, generator, asked, temperature=1.0),
-                "self_consistency_3": self_consistency(game, proposer, generator, asked),
-            },
-        )
+        team, asked = make_team(config, game, team_of), questions[task]
+        figures: dict[str, Any] = {
+            "split": split, "controllers": label, "run": run, "seed": seed, "temperature": temperature,
+            "model": "shipped" if config.model is None else config.model,
+        }  # fmt: skip
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "team": partial(_team_figures, game, team, generator, asked, seed, temperature),
+            "single_greedy": partial(single_call, game, proposer, generator, asked, temperature=0.0),
+            "single_sampled": partial(single_call, game, proposer, generator, asked, temperature=1.0),
+            "self_consistency_3": partial(self_consistency, game, proposer, generator, asked),
+        }
+        for name, measure in measures.items():
+            generator.reseed(seed)  # before each, so that no figure depends on what the others drew
+            figures[name] = measure()
+        yield task, figures
+
+
+def _team_figures(
+    game: Game,
+    team: Mapping[Seat, Player],
+    generator: Generator,
+    questions: Sequence[Question],
+    seed: int,
+    temperature: float,
+) -> dict[str, Any]:
+    return evaluate_team(game, team, generator, questions, seed=seed, temperature=temperature)[0]
 
 
 def _config_of_run(path: Path) -> TrainConfig:
-    try:
-        settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} is not a run directory: {error}") from error
-    if not (path / "summary.json").exists():
+    run = RunDirectory(path)
+    settings = run.settings()
+    if run.summary is None:
         raise RunDirectoryError(f"{path} is not a finished run: it has no summary.json. Continue it with --resume.")
     return TrainConfig.from_settings(settings)
 

@@ -40,6 +40,16 @@ def software() -> dict[str, Any]:
     return {"python": platform.python_version(), "packages": versions, "commit": _commit()}
 
 
+def _read_object(path: Path, problem: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read ({error}): {problem}.") from error
+    if not isinstance(value, dict):
+        raise RunDirectoryError(f"{path} holds no JSON object: {problem}.")
+    return value
+
+
 def _commit() -> str | None:
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
@@ -130,18 +140,16 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if the folder is a file, or is not empty and ``resume`` is not asked for.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunDirectoryError(f"{self.path} is a file; choose a folder as --run-dir.")
+        for path in (self.path, *self.path.parents):
+            if path.exists() and not path.is_dir():
+                raise RunDirectoryError(f"{path} is a file; choose a folder as --run-dir.")
         if self._has_content() and not resume:
             raise RunDirectoryError(
                 f"{self.path} is not empty. Continue that run with --resume, or choose another --run-dir."
             )
 
     def _check_same(self, config: TrainConfig) -> None:
-        try:
-            old = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise RunDirectoryError(f"{self.path} cannot be resumed: no readable config.json ({error}).") from error
+        old = self.settings()
         new = config.to_json()
         different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if different:
@@ -151,11 +159,23 @@ class RunDirectory:
                 f"or choose another --run-dir."
             )
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that the run was started with.
+
+        Raises:
+            RunDirectoryError: if there are none: this is no run directory.
+        """
+        return _read_object(self.path / "config.json", f"{self.path} is not a run directory")
+
     @property
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None."""
+        """The summary of a finished run, or None.
+
+        Raises:
+            RunDirectoryError: if the file is damaged.
+        """
         path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return _read_object(path, "delete it to measure again with --resume") if path.exists() else None
 
     # --- episodes --------------------------------------------------------------------------------------------------
 

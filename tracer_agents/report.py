@@ -27,6 +27,7 @@ ROWS = (
     ("before", "team before (untrained)"),
     ("after", "team AFTER"),
     ("after_sampled_average", "AFTER, controllers drawn"),
+    ("after_last_iterate", "AFTER, last iterate"),
     ("always_speak", "AFTER, always speak"),
     ("after_greedy_decoding", "AFTER, greedy decoding"),
     ("single_greedy", "one greedy call, base"),
@@ -148,14 +149,14 @@ def print_results(summary: Mapping[str, Any]) -> None:
     """Print the table before -> after and the SPEAK rate of every information set."""
     console = _console()
     n = summary["before"]["num_questions"]
-    table = _table(f"{summary['task']}: {n} held-out questions, seed {summary['seed']}")
+    table = _table(f"{summary['eval_task']}: {n} held-out questions, seed {summary['seed']}")
     for name, label in ROWS:
         if name in summary:
             _add_row(table, label, summary[name])
     console.print(table)
     console.print(
-        f"{_LEGEND}. AFTER: the deployed team (greedy average strategy of the re-fit). Texts are sampled at "
-        "temperature 1 where not greedy: compare greedy decoding with one greedy call, sampled with sampled",
+        f"{_LEGEND}. AFTER: the deployed team ({_deployed(summary)}). Texts are sampled at temperature 1 where not "
+        "greedy: compare AFTER, greedy decoding with one greedy call, trained; AFTER with one sampled call, trained",
         style="dim",
     )
     rates = Table(title="\nSPEAK rate per information set (visits)", title_justify="left", box=SIMPLE_HEAD)
@@ -169,12 +170,22 @@ def print_results(summary: Mapping[str, Any]) -> None:
     console.print(rates)
     gain = summary["after"]["accuracy"] - summary["before"]["accuracy"]
     console.print(f"Team accuracy {100 * gain:+.1f} points in {summary['wall_s']:.0f} s.", style="bold")
-    _print_near_zero(console, summary["task"], summary["after"])
+    _print_near_zero(console, summary["eval_task"], summary["after"], summary["before"])
 
 
-def _print_near_zero(console: Console, task: str, figures: Mapping[str, Any]) -> None:
+def _deployed(summary: Mapping[str, Any]) -> str:
+    if summary["layers"] == "generators":
+        return "uniform controllers, trained texts"
+    return "greedy average strategy of the re-fit"
+
+
+def _print_near_zero(
+    console: Console, task: str, figures: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> None:
     low, high = figures["accuracy_ci95"]
-    if figures["accuracy"] < 0.05:
+    if figures["accuracy"] < 0.05 and before is not None and before["accuracy"] >= 0.05:
+        console.print("Training has ruined this team: start again with a lower --learning-rate.", style="red")
+    elif figures["accuracy"] < 0.05:
         console.print(
             f"Accuracy on {task} is near zero ({_percent(figures['accuracy'])} %, interval {_percent(low)} to "
             f"{_percent(high)}): this model cannot do this task. The run shows that the path works, nothing more.",

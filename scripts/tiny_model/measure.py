@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from scripts.tiny_model.sampling import write_utterances
 from tracer_env.dialogue import acting_seats, advance, initial_state
+from tracer_env.metrics import accuracy_interval
 from tracer_env.prompts import build_prompt
 from tracer_env.tasks.arithmetic import CONSTRUCTS, ArithmeticTask
 from tracer_env.types import Action, Control, DialogueState, Role, Rules, Seat, Utterance, Verdict
@@ -30,13 +30,10 @@ __all__ = ["measure", "play_all", "share"]
 def share(hits: Iterable[bool]) -> dict[str, Any]:
     """Return the share of True with its 95 % Wilson interval and the number of cases."""
     flags = list(hits)
-    n, z = len(flags), 1.96
-    if n == 0:
+    if not flags:
         return {"share": None, "ci95": None, "cases": 0}
-    p = sum(flags) / n
-    centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return {"share": round(p, 4), "ci95": [round(max(low, 0.0), 4), round(min(high, 1.0), 4)], "cases": n}
+    interval = [round(bound, 4) for bound in accuracy_interval(sum(flags), len(flags))]
+    return {"share": round(sum(flags) / len(flags), 4), "ci95": interval, "cases": len(flags)}
 
 
 def play_all(

@@ -32,9 +32,6 @@ def write_utterances(
         for begin in range(0, len(order), batch_size):
             chunk = order[begin : begin + batch_size]
             inputs = tokenizer([prompts[i] for i in chunk], return_tensors="pt", padding=True, padding_side="left")
-            decoding = (
-                {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {"do_sample": False}
-            )
             ids = model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],

@@ -20,6 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tracer_agents.config import GspoConfig
 from tracer_agents.errors import CheckpointError, ContextError, GeneratorError, ModelFolderError
 from tracer_agents.generators.policies import (
     active_policy,
@@ -27,6 +28,7 @@ from tracer_agents.generators.policies import (
     folded_policy,
     load_base_model,
     load_policies,
+    lora_config,
     policy_names,
     policy_parameters,
     save_policies,
@@ -365,11 +367,34 @@ def test_an_error_inside_gives_the_weights_back():
 def test_half_precision_and_other_kinds_of_adapter_are_not_folded():
     half = two_policies(tiny_model().to(torch.bfloat16))
     dora = add_policies(tiny_model(), ["dora"], LoraConfig(r=4, target_modules="all-linear", use_dora=True), seed=0)
-    for model, policy in ((half, "proposer_0"), (dora, "dora")):
+    mixed = LoraConfig(r=4, lora_alpha=8, target_modules=["up_proj", "embed_tokens"])  # not only linear layers
+    mixed_model = add_policies(tiny_model(), ["mixed"], mixed, seed=0)
+    with torch.no_grad():
+        for weight in policy_parameters(mixed_model, "mixed").values():
+            weight.normal_(std=0.2, generator=torch.Generator().manual_seed(1))
+    for model, policy in ((half, "proposer_0"), (dora, "dora"), (mixed_model, "mixed")):
         weight = model.get_base_model().model.layers[0].mlp.up_proj.get_base_layer().weight
         with folded_policy(model, policy) as base:
             assert base.model.layers[0].mlp.up_proj.get_base_layer().weight is weight
         assert torch.equal(logits_of(model, folded_policy, policy), logits_of(model, active_policy, policy))
+
+
+def test_large_models_are_not_folded(monkeypatch):
+    model = two_policies()
+    weight = model.get_base_model().model.layers[0].mlp.up_proj.get_base_layer().weight
+    with folded_policy(model, "proposer_0") as base:
+        assert base.model.layers[0].mlp.up_proj.get_base_layer().weight is not weight
+    monkeypatch.setattr("tracer_agents.generators.policies._FOLD_LIMIT_BYTES", 1000)
+    with folded_policy(model, "proposer_0") as base:
+        assert base.model.layers[0].mlp.up_proj.get_base_layer().weight is weight
+
+
+@pytest.mark.parametrize("target", ["v_pro", "layers"])
+def test_a_target_that_is_no_layer_is_an_error(target):
+    config = LoraConfig(r=4, target_modules=["q_proj", target])
+    with pytest.raises(UnknownNameError, match=rf"lora_targets '{target}'.*v_proj"):
+        add_policies(tiny_model(), ["p"], config, seed=0)
+    assert lora_config(GspoConfig(lora_targets="q_proj, v_proj")).target_modules == {"q_proj", "v_proj"}
 
 
 # Prompts.

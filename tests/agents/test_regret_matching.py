@@ -78,18 +78,23 @@ def test_external_regret_never_exceeds_its_bound(updates):
         assert learner.average_strategy("I").sum() == pytest.approx(1.0)
 
 
-def test_the_bound_can_fail():
-    """The adversarial sequence on which a strategy that does not learn breaks the bound of regret matching."""
+@pytest.mark.parametrize(
+    "mutant",
+    [lambda regret: np.array([1.0, 0.0]), lambda regret: regret_matching_policy(-regret)],
+    ids=["never learns", "sign flipped"],
+)
+def test_the_bound_can_fail(mutant, monkeypatch):
+    def regret_and_bound():
+        learner = RegretMatching()
+        for _ in range(50):
+            learner.update([values(skip=0.0, speak=1.0)])
+        return learner.table("external_regret").max(), learner.bound("I")
 
-    class NeverLearns(RegretMatching):
-        def current_strategy(self, infoset):
-            return np.array([1.0, 0.0])
-
-    strategy, total, squares = np.array([1.0, 0.0]), np.zeros(2), 0.0
-    for _ in range(50):
-        increment = np.array([0.0, 1.0]) - strategy @ np.array([0.0, 1.0])
-        total, squares = total + increment, squares + float(increment @ increment)
-    assert total.max() > np.sqrt(squares)
+    regret, bound = regret_and_bound()
+    assert regret <= bound
+    monkeypatch.setattr("tracer_agents.controllers.regret_matching.regret_matching_policy", mutant)
+    regret, bound = regret_and_bound()
+    assert regret > bound
 
 
 def test_average_regret_vanishes_against_an_adversary():

@@ -1,6 +1,7 @@
 """The whole training run, for real: shipped model, TRL, checkpoints, resuming, evaluation. Small sizes."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from tracer_agents.trainers.tracer import CollapseGuard
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "--smoke", "--updates", "2", "--questions-per-update", "6", "--groups-per-update", "4", "--refit-updates", "1",
+    "--smoke", "--updates", "2", "--questions-per-update", "6", "--groups-per-update", "4", "--refit-updates", "2",
     "--refit-questions", "8", "--eval-questions", "12", "--seed", "5", "--threads", "1",
 ]  # fmt: skip
 FIGURES = {
@@ -89,10 +90,43 @@ def test_training_moves_both_layers(finished):
     adapters = load_file(finished / "final" / "adapters" / "proposer_0" / "adapter_model.safetensors")
     assert any(np.abs(value).max() > 0 for name, value in adapters.items() if "lora_B" in name)
     with np.load(finished / "final" / "controllers.npz", allow_pickle=False) as file:
-        assert file["updates"].max() == 1  # the re-fit starts anew
+        assert file["updates"].max() == 2  # the re-fit starts anew
     timing = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
     assert timing[-1]["proposer_0/steps"] > 0
     assert timing[-1]["proposer_0/ratio_max"] != 1.0
+
+
+def episodes_of(folder):
+    """Episodes by phase."""
+    phases = {}
+    for line in (folder / "episodes.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        phases.setdefault(record["phase"], []).append(record)
+    return phases
+
+
+def test_deployed_is_the_greedy_average_of_the_refit(finished):
+    rates = json.loads((finished / "summary.json").read_text())["after"]["speak_rates"]
+    with np.load(finished / "final" / "controllers.npz", allow_pickle=False) as file:
+        average = dict(zip(file["keys"].tolist(), file["strategy_sum"] / file["visits"][:, None], strict=True))
+    learned = [key for key in rates if key in average]
+    assert len(learned) >= 3
+    for key in learned:
+        assert rates[key]["speak_rate"] == (average[key][1] >= 0.5)
+    assert {average[key][1] >= 0.5 for key in average} == {True, False}  # or always-speak would pass as well
+
+
+def test_questions_are_fresh_and_evaluations_paired(finished):
+    phases = episodes_of(finished)
+    questions = {phase: [e["question_id"] for e in episodes] for phase, episodes in phases.items()}
+    for phase in ("train", "refit"):
+        assert len(set(questions[phase])) == len(questions[phase])
+        assert not set(questions[phase]) & set(questions["before"])
+    assert not set(questions["train"]) & set(questions["refit"])
+    evaluations = ["before", "after", "after_sampled_average", "after_last_iterate", "after_greedy_decoding"]
+    for phase in (*evaluations, "always_speak"):
+        assert questions[phase] == questions["before"]
+        assert [e["seed"] for e in phases[phase]] == [e["seed"] for e in phases["before"]]
 
 
 def adapters_of(folder):
@@ -166,6 +200,9 @@ def test_run_directory_errors(finished, capsys, tmp_path):
         (["--model", "no/such/folder/here"], "no/such/folder/here"),
         (["--schedule", "round-robin"], "'round_robin'"),
         (["--preset", "papers"], "'paper'"),
+        (["--model", ""], "model must not be empty"),
+        (["--lora-targets", "q_proj,v_pro"], "'v_proj'"),
+        (["--refit-updates", "1"], "at least 2"),
     ],
 )
 def test_bad_input_is_one_clear_line(options, message, capsys, tmp_path, monkeypatch):
@@ -176,6 +213,7 @@ def test_bad_input_is_one_clear_line(options, message, capsys, tmp_path, monkeyp
     assert err.startswith("error: ")
     assert message in err
     assert not (tmp_path / "run" / "config.json").exists()  # nothing was begun
+    assert not list(tmp_path.glob("run/*"))
 
 
 @pytest.mark.parametrize("settings", [["--layers", "controllers"], ["--layers", "generators"], ["--preset", "paper"]])
@@ -183,6 +221,13 @@ def test_each_layer_alone_and_the_paper_s_preset(settings, tmp_path):
     assert train(tmp_path / "run", "--updates", "1", "--policies", "role", *settings) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["after"]["num_questions"] == 12
+
+
+def test_without_a_refit_the_controllers_of_training_are_deployed(tmp_path):
+    assert train(tmp_path / "run", "--updates", "1", "--layers", "controllers", "--refit-updates", "0") == 0
+    with np.load(tmp_path / "run" / "final" / "controllers.npz", allow_pickle=False) as file:
+        assert file["updates"].tolist() == [1] * len(file["keys"])
+        assert len(file["keys"]) >= 3
 
 
 def test_larger_teams_train(tmp_path):
@@ -223,9 +268,17 @@ def test_evaluates_on_every_real_task(shared_datasets, tmp_path, capsys):
 
 
 def test_evaluates_a_finished_run(finished, tmp_path, capsys):
-    out = tmp_path / "figures.json"
-    assert cli.main(["eval", "--run", str(finished), "--questions", "8", "--out", str(out)]) == 0
-    assert json.loads(out.read_text())["arithmetic"]["controllers"] == "trained"
+    def figures(*options):
+        out = tmp_path / "figures.json"
+        assert cli.main(["eval", "--run", str(finished), "--questions", "8", "--out", str(out), *options]) == 0
+        return json.loads(out.read_text())["arithmetic"]
+
+    trained, never = figures(), figures("--controllers", "never")
+    assert (trained["controllers"], never["controllers"]) == ("trained", "never")
+    assert (trained["seed"], trained["temperature"], trained["run"]) == (0, 1.0, str(finished))
+    assert trained["team"] != never["team"]
+    for row in ("single_greedy", "single_sampled", "self_consistency_3"):  # whatever the team has drawn
+        assert trained[row] == never[row]
     assert cli.main(["eval", "--run", str(tmp_path)]) == 1
     assert "not a run directory" in capsys.readouterr().err
     assert cli.main(["eval", "--questions", "0"]) == 1
@@ -282,6 +335,61 @@ def test_collapse_stops_the_run_at_the_last_good_checkpoint(tmp_path, capsys, mo
     assert (tmp_path / "run" / "checkpoints" / "000001").exists()
     written = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()]
     assert any(e["phase"] == "train" and e["update"] == 3 for e in written)  # the texts that show why
+
+
+def test_a_collapse_in_the_last_update_is_not_deployed(tmp_path, capsys, monkeypatch):
+    import torch
+
+    from tracer_agents.trainers.gspo import GspoLearner
+
+    real = GspoLearner.update
+
+    def ruins(self, policy, groups, *, seed):
+        learned = real(self, policy, groups, seed=seed)
+        if policy == "proposer_0" and seed == seed_of(5, "learn", 2):
+            with torch.no_grad():
+                for parameter in self._parameters[policy].values():
+                    parameter.normal_(std=3.0)
+        return learned
+
+    monkeypatch.setattr(GspoLearner, "update", ruins)
+    assert train(tmp_path / "run", "--updates", "2") == 1
+    assert "'proposer_0' has collapsed" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "checkpoints" / "000002").exists()
+
+
+def test_damaged_files_are_named(finished, tmp_path, capsys):
+    def fails(*arguments):
+        capsys.readouterr()
+        assert cli.main(list(arguments)) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        return err
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    controllers = run / "final" / "controllers.npz"
+    controllers.write_bytes(controllers.read_bytes()[:200])
+    assert "controllers.npz" in fails("eval", "--run", str(run), "--questions", "2")
+    controllers.unlink()
+    assert "controllers.npz" in fails("eval", "--run", str(run), "--questions", "2")
+    options = ["train", *SMALL, "--run-dir", str(run), "--resume"]
+    summary = (run / "summary.json").read_bytes()
+    (run / "summary.json").write_bytes(summary[: len(summary) // 2])
+    assert "summary.json" in fails(*options)
+    (run / "summary.json").unlink()
+    newest = run / "checkpoints" / "000002"
+    (newest / "controllers.npz").write_bytes(b"PK")
+    assert "controllers.npz" in fails(*options)
+    (newest / "state.json").write_text("{}")
+    assert "delete that folder" in fails(*options)
+    (run / "config.json").write_text("[]")
+    assert "config.json" in fails(*options)
+    assert "config.json" in fails("eval", "--run", str(run))
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in fails("train", *SMALL, "--run-dir", str(tmp_path / "file" / "run"))
+    assert "is a folder" in fails("eval", "--out", str(tmp_path))
 
 
 def test_questions_of_a_finite_split_cover_it_once_per_epoch(tmp_path):

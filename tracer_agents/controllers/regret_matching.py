@@ -15,12 +15,14 @@ Source: Hart & Mas-Colell (2000); bound: Blackwell (1956), Cesa-Bianchi & Lugosi
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer_agents.errors import CheckpointError
 from tracer_agents.interfaces import ControlValues
 from tracer_env.errors import ConfigError
 
@@ -208,11 +210,15 @@ def load_controllers(path: str | os.PathLike[str], seats: Sequence[str]) -> dict
         seats: names of the seats; each gets a controller, empty when the file has nothing for it.
 
     Raises:
+        CheckpointError: if the file is missing or damaged.
         ConfigError: if the file has a seat that is not asked for.
     """
-    with np.load(path, allow_pickle=False) as file:
-        keys = [str(key).split("/", 1) for key in file["keys"]]
-        tables = {name: file[name] for name in _ARRAYS}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            keys = [str(key).split("/", 1) for key in file["keys"]]
+            tables = {name: file[name] for name in _ARRAYS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"cannot read the controllers in {str(path)!r}: {error}") from error
     unknown = {seat for seat, _ in keys} - set(seats)
     if unknown:
         raise ConfigError(f"{path} has controllers of {sorted(unknown)}; this team has {list(seats)}.")

@@ -52,6 +52,8 @@ __all__ = [
 BASE_POLICY = "base"
 """The policy name of the bare model: every adapter off."""
 
+_FOLD_LIMIT_BYTES = 256 * 2**20
+
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -185,8 +187,8 @@ def _trim_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 def lora_config(config: GspoConfig) -> LoraConfig:
     """Return the adapter settings for ``add_policies``. Dropout is 0: the ratio compares like with like."""
-    names = config.lora_targets.split(",")
-    targets = config.lora_targets if names == ["all-linear"] else names
+    names = [name.strip() for name in config.lora_targets.split(",")]
+    targets = names[0] if names == ["all-linear"] else names
     return LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=0.0, target_modules=targets)
 
 
@@ -204,11 +206,12 @@ def add_policies(model: PreTrainedModel, names: Sequence[str], lora_config: Lora
         The model with its adapters; the first policy is active.
 
     Raises:
-        ConfigError: if a name is not allowed, or the model has adapters already.
+        ConfigError: if a name is not allowed, the model has adapters already, or a target is none of its layers.
     """
     _check_names(names)
     if isinstance(model, PeftModel):
         raise ConfigError(f"the model already has the policies {', '.join(policy_names(model))}; pass a bare model")
+    _check_targets(model, lora_config)
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(names), np.uint32)]
     wrapped: PeftModel | None = None
     for name, own_seed in zip(names, seeds, strict=True):
@@ -240,6 +243,21 @@ def _check_names(names: Sequence[str]) -> None:
                 f"policy name {name!r} is not allowed: it must start with a letter, hold only letters, digits, "
                 f"'_' and '-', and not be {BASE_POLICY!r}"
             )
+
+
+def _check_targets(model: PreTrainedModel, lora_config: LoraConfig) -> None:
+    """Every target must be the name of a layer: PEFT itself only minds when none of them is."""
+    targets = lora_config.target_modules
+    if targets is None or isinstance(targets, str):
+        return  # PEFT's own default, its name for all linear layers, or a pattern of the caller's
+    known = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if getattr(getattr(module, "weight", None), "ndim", 0) == 2
+    }
+    for target in sorted(targets):
+        if target.rpartition(".")[2] not in known:
+            raise UnknownNameError("layer in lora_targets", target, ("all-linear", *known))
 
 
 def policy_names(model: PreTrainedModel | PeftModel) -> tuple[str, ...]:
@@ -307,8 +325,9 @@ def folded_policy(model: PreTrainedModel | PeftModel, policy: str) -> Iterator[P
 
     An adapter of its own costs two more products and two passes over the output per layer: half of the time of a small
     model on a CPU. Nothing can drift, since W is never written to: the layers are handed the sum and given W back by
-    reference. In bfloat16 the sum itself would round the adapter away, so that there, and for adapters that are not
-    plain LoRA on linear layers, this *is* ``active_policy``.
+    reference. The sums need memory, at most ``_FOLD_LIMIT_BYTES``. For larger models, where an adapter costs little
+    beside its layer, in bfloat16, where the sum itself would round the adapter away, and when any part of the adapter
+    is not plain LoRA on a linear layer, this *is* ``active_policy``.
 
     Args:
         model: with adapters, or a bare model.
@@ -321,8 +340,12 @@ def folded_policy(model: PreTrainedModel | PeftModel, policy: str) -> Iterator[P
         UnknownNameError: if the model has adapters, but not this one.
     """
     with active_policy(model, policy) as base:
-        layers = [m for m in base.modules() if isinstance(m, LoraLayer) and policy in m.lora_A]
-        if not layers or not all(_can_fold(layer, policy) for layer in layers):
+        layers = [m for m in base.modules() if isinstance(m, LoraLayer) and _holds(m, policy)]
+        if (
+            not layers
+            or not all(_can_fold(layer, policy) for layer in layers)
+            or _num_bytes(layers) > _FOLD_LIMIT_BYTES
+        ):
             yield base
             return
         linears = [layer.get_base_layer() for layer in layers]
@@ -337,6 +360,15 @@ def folded_policy(model: PreTrainedModel | PeftModel, policy: str) -> Iterator[P
             finally:
                 for linear, original in zip(linears, originals, strict=True):
                     linear.weight = original
+
+
+def _holds(layer: LoraLayer, policy: str) -> bool:
+    """Whether any part of a policy is in a layer: that of an embedding has a place of its own."""
+    return any(policy in getattr(layer, name) for name in layer.adapter_layer_names)
+
+
+def _num_bytes(layers: Sequence[LoraLayer]) -> int:
+    return sum(layer.get_base_layer().weight.nbytes for layer in layers)
 
 
 def _can_fold(layer: LoraLayer, policy: str) -> bool:

@@ -39,9 +39,13 @@ from tracer_agents.interfaces import Controller, ControlValues, Group
 from tracer_agents.records import RunDirectory, write_json
 from tracer_agents.rollout import Episode, Probing, play
 from tracer_agents.tracking import TensorBoard
-from tracer_env import Game, TracerRewards
+from tracer_env import Game, Role, TracerRewards, Verdict
+from tracer_env.answers import parse_verdict
 
 __all__ = ["CollapseGuard", "Training"]
+
+_CHECK_QUESTIONS = 16
+"""Dialogues of the last look for a collapse: enough to see that nearly no group has spread."""
 
 
 class Progress(Protocol):
@@ -224,8 +228,16 @@ class Training:
         return stats
 
     def refit(self) -> None:
-        """Learn the controllers anew on fresh questions with the generators frozen (method.md, section 4)."""
-        if not self.config.trains_controllers:
+        """Learn the controllers anew on fresh questions with the generators frozen (method.md, section 4).
+
+        Raises:
+            CollapseError: if the last update has ruined a policy: nothing has looked at its texts since.
+        """
+        if self.config.trains_generators and self.config.updates:
+            episodes = self._play("check", self.done, _CHECK_QUESTIONS, self.config.num_candidates, "local")
+            self.run.append_episodes(episodes, "check", self.done)
+            self._check_collapse(episodes)
+        if not self.config.trains_controllers or not self.config.refit_updates:
             return
         self.controllers = {name: RegretMatching() for name in self.controllers}
         # rollout values come from the candidate that is played; local ones are the mean over the K candidates
@@ -235,7 +247,7 @@ class Training:
             episodes = self._play("refit", update, self.config.refit_questions, num_candidates)
             self._update_controllers(episodes)
             self.run.append_episodes(episodes, "refit", update)
-            self._board.controllers("refit", self.controllers, update)
+            self._board.controllers("refit", self.controllers, self.done + update)
             self._progress.step("re-fit controllers", update, self.config.refit_updates)
 
     def measure_after(self) -> dict[str, Any]:
@@ -251,6 +263,7 @@ class Training:
         teams: dict[str, tuple[Mapping[str, Controller], float]] = {"after": (deployed, 1.0)}
         if self.config.trains_controllers:
             teams["after_sampled_average"] = self._deployed("average"), 1.0
+            teams["after_last_iterate"] = self._deployed("last"), 1.0
         teams["after_greedy_decoding"] = deployed, 0.0
         teams["always_speak"] = {name: make_fixed("always") for name in self.controllers}, 1.0
         for done, (name, (controllers, temperature)) in enumerate(teams.items()):
@@ -266,7 +279,9 @@ class Training:
         summary = {
             **self.results,
             "task": self.config.task,
-            "model": self.config.model or "shipped",
+            "eval_task": self.config.evaluated_task,
+            "layers": self.config.layers,
+            "model": "shipped" if self.config.model is None else self.config.model,
             "seed": self.config.seed,
             "updates": self.config.updates,
             "resumed_from_update": self.resumed_from,
@@ -283,17 +298,20 @@ class Training:
             return {name: make_fixed("random") for name in self.controllers}
         return {name: FrozenController(learned, mode) for name, learned in self.controllers.items()}
 
-    def _play(self, phase: str, update: int, count: int, num_candidates: int) -> list[Episode]:
+    def _play(
+        self, phase: str, update: int, count: int, num_candidates: int, estimator: str | None = None
+    ) -> list[Episode]:
         config = self.config
         seed = seed_of(config.seed, phase, update)
         probing = Probing(
             num_candidates=num_candidates,
-            estimator=config.estimator,
+            estimator=estimator or config.estimator,
             rewards=TracerRewards(),
             probe_rate=config.probe_rate,
         )
-        # the re-fit goes on where training stopped, so that its questions are fresh
-        first = (update - 1) * count + (config.updates * config.questions_per_update if phase == "refit" else 0)
+        first = (update - 1) * count
+        if phase != "train":  # goes on where training stopped, so that its questions are fresh
+            first = config.updates * config.questions_per_update + (first if phase == "refit" else 0)
         questions = questions_of(self.game, seed_of(config.seed, "questions"), first, count)
         self.generator.reseed(seed)
         team = make_team(config, self.game, self.controllers)
@@ -328,9 +346,15 @@ class Training:
 
     def _learn(self, policy: str, groups: Sequence[Group], update: int) -> dict[str, float]:
         try:
-            return self.learner.update(policy, groups, seed=seed_of(self.config.seed, "learn", update))
-        except (CollapseError, GeneratorError) as error:
-            raise type(error)(f"{error} {self._advice()}") from error
+            learned = self.learner.update(policy, groups, seed=seed_of(self.config.seed, "learn", update))
+        except CollapseError as error:
+            raise CollapseError(f"{error} {self._advice()}") from error
+        except GeneratorError as error:
+            raise GeneratorError(
+                f"{error}. If the gap is one of precision, raise --logprob-tolerance; if it is large, sampler and "
+                "trainer do not compute the same function of this model (absolute positions are not supported)."
+            ) from error
+        return learned | _verdict_balance(groups)
 
     def _advice(self) -> str:
         return (
@@ -394,16 +418,19 @@ class Training:
             return
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            self.controllers = load_controllers(folder / "controllers.npz", list(self.controllers))
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+            self.done = self.resumed_from = state["update"]
+            self.results = state["results"]
+            self.guard.best = state["best_rewards"]
+            self._earlier_s = state["wall_s"]
+            sizes = state["bytes"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"checkpoint {folder} cannot be read ({error!r}); delete that folder to resume from an older one."
+            ) from error
+        self.controllers = load_controllers(folder / "controllers.npz", list(self.controllers))
         load_policies(self.model, folder / "adapters", self.policies)
         self.learner.load(folder / "optimizer")
-        self.done = self.resumed_from = state["update"]
-        self.results = state["results"]
-        self.guard.best = state["best_rewards"]
-        self._earlier_s = state["wall_s"]
-        self.run.truncate(state["bytes"])
+        self.run.truncate(sizes)
 
     def _wall_s(self) -> float:
         """Seconds since the run began, without the time between an interruption and its resumption."""
@@ -412,6 +439,14 @@ class Training:
 
 def _groups(episodes: Sequence[Episode], policy: str) -> list[Group]:
     return [g for e in episodes for g in e.groups if g.policy == policy]
+
+
+def _verdict_balance(groups: Sequence[Group]) -> dict[str, float]:
+    """Return the shares of RIGHT and WRONG among the reviews of a batch (the rest is unparsable); {} for proposals."""
+    verdicts = [parse_verdict(c.text) for g in groups if g.meta["role"] == Role.REVIEWER for c in g.candidates]
+    if not verdicts:
+        return {}
+    return {f"verdict_{v.lower()}_share": verdicts.count(v) / len(verdicts) for v in Verdict}
 
 
 def _team_stats(game: Game, episodes: Sequence[Episode]) -> dict[str, float]:
