@@ -16,7 +16,6 @@ from rich.progress import (  # noqa: TID253
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table  # noqa: TID253
@@ -44,14 +43,13 @@ class TrainProgress:
     def __init__(self) -> None:
         """Prepare the bars; nothing is shown before the context is entered."""
         self._progress = Progress(
-            TextColumn("{task.description:<20}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]:<11}"),
-            TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),  # in all 79 columns
             console=Console(),
         )
         self._bars: dict[str, TaskID] = {}

@@ -234,9 +234,11 @@ class Training:
             CollapseError: if the last update has ruined a policy: nothing has looked at its texts since.
         """
         if self.config.trains_generators and self.config.updates:
+            self._progress.step("look for collapse", 0, 1)
             episodes = self._play("check", self.done, _CHECK_QUESTIONS, self.config.num_candidates, "local")
             self.run.append_episodes(episodes, "check", self.done)
             self._check_collapse(episodes)
+            self._progress.step("look for collapse", 1, 1)
         if not self.config.trains_controllers or not self.config.refit_updates:
             return
         self.controllers = {name: RegretMatching() for name in self.controllers}
