@@ -310,22 +310,28 @@ def test_collapse_guard():
     solved.check("p", [group(1, 1)] * 40)  # everything right is not a collapse
 
 
-def test_collapse_stops_the_run_at_the_last_good_checkpoint(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def weights_ruined_in_update_2(monkeypatch):
     import torch
 
     from tracer_agents.trainers.gspo import GspoLearner
 
     real = GspoLearner.update
 
-    def ruins_the_weights_in_update_2(self, policy, groups, *, seed):
+    def ruins(self, policy, groups, *, seed):
         learned = real(self, policy, groups, seed=seed)
         if policy == "proposer_0" and seed == seed_of(5, "learn", 2):
+            draw = torch.Generator().manual_seed(0)
             with torch.no_grad():
                 for parameter in self._parameters[policy].values():
-                    parameter.normal_(std=3.0)
+                    parameter.normal_(std=3.0, generator=draw)
         return learned
 
-    monkeypatch.setattr(GspoLearner, "update", ruins_the_weights_in_update_2)
+    monkeypatch.setattr(GspoLearner, "update", ruins)
+
+
+@pytest.mark.usefixtures("weights_ruined_in_update_2")
+def test_collapse_stops_the_run_at_the_last_good_checkpoint(tmp_path, capsys):
     assert train(tmp_path / "run", "--updates", "4") == 1
     err = " ".join(capsys.readouterr().err.split())
     assert "'proposer_0' has collapsed" in err
@@ -337,22 +343,8 @@ def test_collapse_stops_the_run_at_the_last_good_checkpoint(tmp_path, capsys, mo
     assert any(e["phase"] == "train" and e["update"] == 3 for e in written)  # the texts that show why
 
 
-def test_a_collapse_in_the_last_update_is_not_deployed(tmp_path, capsys, monkeypatch):
-    import torch
-
-    from tracer_agents.trainers.gspo import GspoLearner
-
-    real = GspoLearner.update
-
-    def ruins(self, policy, groups, *, seed):
-        learned = real(self, policy, groups, seed=seed)
-        if policy == "proposer_0" and seed == seed_of(5, "learn", 2):
-            with torch.no_grad():
-                for parameter in self._parameters[policy].values():
-                    parameter.normal_(std=3.0)
-        return learned
-
-    monkeypatch.setattr(GspoLearner, "update", ruins)
+@pytest.mark.usefixtures("weights_ruined_in_update_2")
+def test_a_collapse_in_the_last_update_is_not_deployed(tmp_path, capsys):
     assert train(tmp_path / "run", "--updates", "2") == 1
     assert "'proposer_0' has collapsed" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run" / "summary.json").exists()
