@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import datetime
 from difflib import get_close_matches
@@ -77,20 +76,12 @@ def config_from(args: argparse.Namespace) -> TrainConfig:
         raise UnknownNameError("preset", args.preset, PRESETS)
     settings: dict[str, Any] = {**PRESETS[args.preset], **(SMOKE if args.smoke else {})}
     if args.config is not None:
-        settings.update(_read_settings(Path(args.config)))
+        from tracer_agents.records import read_json_object
+
+        settings.update(read_json_object(Path(args.config), "no settings were read", ConfigError))
     given = {f.name: getattr(args, f.name) for f in fields(TrainConfig)}
     settings.update({name: value for name, value in given.items() if value is not None})
     return TrainConfig.from_settings(settings)
-
-
-def _read_settings(path: Path) -> Mapping[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read settings from {path}: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} must hold one JSON object of settings, not a {type(settings).__name__}.")
-    return settings
 
 
 def _set_threads(threads: int | None) -> None:

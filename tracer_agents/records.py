@@ -15,8 +15,9 @@ from typing import Any
 from tracer_agents.config import TrainConfig
 from tracer_agents.errors import CheckpointError, RunDirectoryError
 from tracer_agents.rollout import Episode
+from tracer_env.errors import TracerError
 
-__all__ = ["RunDirectory", "episode_record", "software", "write_json"]
+__all__ = ["RunDirectory", "episode_record", "read_json_object", "software", "write_json"]
 
 _APPENDED = ("episodes.jsonl", "timing.jsonl")
 _PACKAGES = ("tracer-env", "numpy", "gymnasium", "pettingzoo", "torch", "transformers", "trl", "peft", "accelerate")
@@ -40,13 +41,20 @@ def software() -> dict[str, Any]:
     return {"python": platform.python_version(), "packages": versions, "commit": _commit()}
 
 
-def _read_object(path: Path, problem: str) -> dict[str, Any]:
+def read_json_object(path: Path, problem: str, error_class: type[TracerError]) -> dict[str, Any]:
+    """Read a file that must hold one JSON object.
+
+    Args:
+        path: the file.
+        problem: ends the error message: what it means or what to do.
+        error_class: of the error to raise.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read ({error}): {problem}.") from error
+        raise error_class(f"{path} cannot be read ({error}): {problem}.") from error
     if not isinstance(value, dict):
-        raise RunDirectoryError(f"{path} holds no JSON object: {problem}.")
+        raise error_class(f"{path} must hold one JSON object, not a {type(value).__name__}: {problem}.")
     return value
 
 
@@ -165,7 +173,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if there are none: this is no run directory.
         """
-        return _read_object(self.path / "config.json", f"{self.path} is not a run directory")
+        return read_json_object(self.path / "config.json", f"{self.path} is not a run directory", RunDirectoryError)
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -175,7 +183,9 @@ class RunDirectory:
             RunDirectoryError: if the file is damaged.
         """
         path = self.path / "summary.json"
-        return _read_object(path, "delete it to measure again with --resume") if path.exists() else None
+        if not path.exists():
+            return None
+        return read_json_object(path, "delete it to measure again with --resume", RunDirectoryError)
 
     # --- episodes --------------------------------------------------------------------------------------------------
 
