@@ -174,7 +174,7 @@ def print_results(summary: Mapping[str, Any]) -> None:
 def _deployed(summary: Mapping[str, Any]) -> str:
     if summary["layers"] == "generators":
         return "uniform controllers, trained texts"
-    return "greedy average strategy of the re-fit"
+    return "greedy average strategy"
 
 
 def _print_near_zero(
