@@ -3,11 +3,13 @@
 import os
 import random
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from test_generator import EOS, ask, bit_equal, tiny_model, two_policies, weights_of, word_tokenizer, words
+from trl import GRPOTrainer
 
 from tracer_agents.config import GspoConfig
 from tracer_agents.errors import CheckpointError, CollapseError, GeneratorError
@@ -450,3 +452,55 @@ def test_the_same_seed_gives_the_same_update_and_another_does_not():
         results.append(weights_of(model, "proposer_0"))
     assert bit_equal(results[0], results[1])
     assert not bit_equal(results[0], results[2])
+
+
+# Settings that reach the optimiser, and what is reported.
+
+
+def one_step(**changes):
+    """Take one step from the same weights on the same groups; return weights before, after, and Adam's state."""
+    model, generator, learner = team(settings(num_minibatches=1, num_iterations=1, **changes))
+    before = weights_of(model, "proposer_0")
+    learner.update("proposer_0", sample(generator), seed=0)
+    return before, weights_of(model, "proposer_0"), learner._optimizer_state("proposer_0")
+
+
+def test_weight_decay_is_decoupled_and_of_the_size_asked_for():
+    before, plain, _ = one_step()
+    _, decayed, _ = one_step(weight_decay=0.5)
+    for name, start in before.items():
+        torch.testing.assert_close(plain[name] - decayed[name], 3e-3 * 0.5 * start, atol=1e-6, rtol=1e-3)
+
+
+def test_gradients_are_scaled_down_to_the_norm_asked_for():
+    def gradient_norm(state):
+        return torch.stack([value.norm() for name, value in state.items() if name.endswith("/exp_avg")]).norm() / 0.1
+
+    _, _, free = one_step(max_grad_norm=1e6)
+    _, _, held = one_step(max_grad_norm=1e-3)
+    assert gradient_norm(free) > 2e-3
+    assert gradient_norm(held).item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_summary_is_of_real_sequences_and_means_over_steps():
+    trainer = object.__new__(gspo._Trainer)
+    trainer.state = SimpleNamespace(log_history=[{"grad_norm": 1.0}, {"grad_norm": 3.0}], global_step=2)
+    trainer.epsilon_low = trainer.epsilon_high = 0.1
+    trainer._losses, trainer._gap_max = [1.0, 3.0], 0.0
+    first_step = (torch.tensor([1.0, 1.0]), torch.tensor([1.0, -1.0]))
+    last_step = (torch.tensor([1.2, 0.95, 9.0]), torch.tensor([1.0, 1.0, 0.0]))  # the third is a filler
+    trainer._ratios = {0: [first_step], 1: [last_step]}
+    summary = trainer.summary()
+    assert (summary["loss"], summary["grad_norm"], summary["steps"]) == (2.0, 2.0, 2.0)
+    assert summary["ratio_max"] == pytest.approx(1.2)
+    assert summary["ratio_mean"] == pytest.approx(1.075)
+    assert summary["clipped_share"] == 0.5
+
+
+def test_nothing_is_sent_anywhere(monkeypatch):
+    def phones_home(self):
+        raise AssertionError("telemetry was sent")
+
+    monkeypatch.setattr(GRPOTrainer, "_send_telemetry", phones_home)
+    _, generator, learner = team()
+    assert learner.update("proposer_0", sample(generator), seed=0)["steps"] == 4
