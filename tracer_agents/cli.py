@@ -27,7 +27,11 @@ _CONVERTERS = {"int": int, "float": float, "str": str, "str | None": str}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that names the nearest option for an unknown one."""
+    """An argument parser that names the nearest option for an unknown one, and takes no abbreviations."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Make a parser; ``settings`` are those of ``argparse.ArgumentParser``."""
+        super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 and a message that names the nearest option."""

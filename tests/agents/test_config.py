@@ -68,6 +68,7 @@ def test_bad_files_and_presets(tmp_path):
 
 
 def test_an_unknown_option_names_the_nearest(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--learning_rat", "1"])
-    assert "--learning-rate" in capsys.readouterr().err
+    for slip in ("--learning_rat", "--learning-rat"):  # the second would be an abbreviation
+        with pytest.raises(SystemExit):
+            cli.main(["train", slip, "1"])
+        assert "Did you mean --learning-rate?" in capsys.readouterr().err
