@@ -15,12 +15,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tracer_agents.config import PRESETS, TrainConfig
+from tracer_agents.errors import RunDirectoryError
+from tracer_agents.records import RunDirectory, write_json
 from tracer_agents.report import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +50,7 @@ def run_one(runs: Path, name: str, seed: int, threads: int) -> None:
     """Run or resume one configuration with one seed."""
     folder = folder_of(runs, name, seed)
     settings = runs / f"{folder.name}.settings.json"
-    settings.write_text(json.dumps({**CONFIGURATIONS[name], "seed": seed}), encoding="utf-8")
+    write_json(settings, settings_of(name, seed).to_json())
     command = [sys.executable, "examples/train_tracer.py", "--config", str(settings)]
     command += ["--run-dir", str(folder), "--resume", "--threads", str(threads)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -58,11 +61,14 @@ def run_one(runs: Path, name: str, seed: int, threads: int) -> None:
 
 def problem_with(folder: Path, settings: TrainConfig) -> str | None:
     """Return why a run may not stand in a table, or None."""
-    if not (folder / "summary.json").exists():
-        return "not finished"
-    made_with = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    different = sorted(k for k, v in settings.to_json().items() if made_with.get(k) != v)
-    return f"made with other settings ({', '.join(different)})" if different else None
+    run = RunDirectory(folder)
+    try:
+        if run.summary is None:
+            return "not finished"
+        run.check_same(settings)
+    except RunDirectoryError as error:
+        return str(error)
+    return None
 
 
 def mean_and_range(values: Sequence[float | None], scale: float = 1.0, digits: int = 1) -> str:
@@ -73,11 +79,15 @@ def mean_and_range(values: Sequence[float | None], scale: float = 1.0, digits: i
     return f"{sum(known) / len(known):.{digits}f} ({min(known):.{digits}f} to {max(known):.{digits}f})"
 
 
-def answers(folder: Path, phase: str) -> dict[str, bool]:
-    """Return for each question of an evaluation whether the final answer was right."""
+@cache
+def answers(folder: Path) -> dict[str, dict[str, bool]]:
+    """Return by phase, for each question, whether the final answer was right."""
+    right: dict[str, dict[str, bool]] = {}
     with open(folder / "episodes.jsonl", encoding="utf-8") as file:
-        records = (json.loads(line) for line in file)
-        return {record["question_id"]: record["correct"] for record in records if record["phase"] == phase}
+        for line in file:
+            record = json.loads(line)
+            right.setdefault(record["phase"], {})[record["question_id"]] = record["correct"]
+    return right
 
 
 def paired_gain(folders: Sequence[Path], one: str, two: str) -> tuple[float, float, float]:
@@ -86,7 +96,7 @@ def paired_gain(folders: Sequence[Path], one: str, two: str) -> tuple[float, flo
     Paired bootstrap over seeds x questions: all runs answer the same questions, so that both are drawn with replacement
     and crossed. With one seed it is the bootstrap over questions.
     """
-    pairs = [(answers(folder, one), answers(folder, two)) for folder in folders]
+    pairs = [(answers(folder)[one], answers(folder)[two]) for folder in folders]
     questions = list(pairs[0][0])
     gain = np.array([[float(after[q]) - float(before[q]) for q in questions] for before, after in pairs])  # (S, Q)
     rng = np.random.default_rng(0)

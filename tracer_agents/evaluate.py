@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,33 +193,29 @@ def evaluate_tasks(
 
         load_policies(model_with_policies, Path(run) / "final" / "adapters", policies)
     proposer = policy_of(config, seats[0])
+
+    def reseeded() -> Generator:
+        generator.reseed(seed)  # before each figure, so that none depends on what the others drew
+        return generator
+
     for task, game in games.items():
         team, asked = make_team(config, game, team_of), questions[task]
-        figures: dict[str, Any] = {
-            "split": split, "controllers": label, "run": run, "seed": seed, "temperature": temperature,
-            "model": "shipped" if config.model is None else config.model,
-        }  # fmt: skip
-        measures: dict[str, Callable[[], dict[str, Any]]] = {
-            "team": partial(_team_figures, game, team, generator, asked, seed, temperature),
-            "single_greedy": partial(single_call, game, proposer, generator, asked, temperature=0.0),
-            "single_sampled": partial(single_call, game, proposer, generator, asked, temperature=1.0),
-            "self_consistency_3": partial(self_consistency, game, proposer, generator, asked),
-        }
-        for name, measure in measures.items():
-            generator.reseed(seed)  # before each, so that no figure depends on what the others drew
-            figures[name] = measure()
-        yield task, figures
-
-
-def _team_figures(
-    game: Game,
-    team: Mapping[Seat, Player],
-    generator: Generator,
-    questions: Sequence[Question],
-    seed: int,
-    temperature: float,
-) -> dict[str, Any]:
-    return evaluate_team(game, team, generator, questions, seed=seed, temperature=temperature)[0]
+        figures, _ = evaluate_team(game, team, reseeded(), asked, seed=seed, temperature=temperature)
+        yield (
+            task,
+            {
+                "split": split,
+                "controllers": label,
+                "run": run,
+                "model": "shipped" if config.model is None else config.model,
+                "seed": seed,
+                "temperature": temperature,
+                "team": figures,
+                "single_greedy": single_call(game, proposer, reseeded(), asked, temperature=0.0),
+                "single_sampled": single_call(game, proposer, reseeded(), asked, temperature=1.0),
+                "self_consistency_3": self_consistency(game, proposer, reseeded(), asked),
+            },
+        )
 
 
 def _config_of_run(path: Path) -> TrainConfig:

@@ -101,7 +101,7 @@ def episode_record(episode: Episode, phase: str, update: int) -> dict[str, Any]:
             }
             for turn, reward, infoset in zip(state.turns, episode.rewards, episode.infosets, strict=True)
         ],
-        "final": None if state.standing is None else state.standing.answer,
+        "final": state.answer,
         "correct": state.correct,
         "error": None,
     }
@@ -132,7 +132,7 @@ class RunDirectory:
         """
         self.check_free(resume=resume)
         if self._has_content():
-            self._check_same(config)
+            self.check_same(config)
             return
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "config.json", config.to_json())
@@ -156,7 +156,12 @@ class RunDirectory:
                 f"{self.path} is not empty. Continue that run with --resume, or choose another --run-dir."
             )
 
-    def _check_same(self, config: TrainConfig) -> None:
+    def check_same(self, config: TrainConfig) -> None:
+        """Check that the run was started with these settings.
+
+        Raises:
+            RunDirectoryError: naming every setting that differs, then and now; or if this is no run directory.
+        """
         old = self.settings()
         new = config.to_json()
         different = [key for key in {**old, **new} if old.get(key) != new.get(key)]

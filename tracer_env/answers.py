@@ -400,10 +400,9 @@ def _extract_latex(text: str) -> str | None:
     if statement is None:
         statement = _last_line(text)
         segments = list(_MATH.finditer(statement))
-        display = _DISPLAY.search(text[-_MAX_STATEMENT:])
         if segments:
             statement = segments[-1][0]
-        elif display is not None:
+        elif (display := _DISPLAY.search(text[-_MAX_STATEMENT:])) is not None:
             statement = display[1] or display[2]
         elif not any(c.isalnum() for c in _ENVIRONMENT.sub("", statement)):
             return None  # a closing delimiter, a rule or a fence

@@ -182,8 +182,7 @@ def acting_seats(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
 
 def control_mask(state: DialogueState, seat: Seat) -> tuple[bool, bool]:
     """Return which controls (SKIP, SPEAK) an acting seat may play: a proposer may not SKIP while no answer stands."""
-    answer_stands = state.standing is not None and state.standing.answer is not None
-    return (seat.role is Role.REVIEWER or answer_stands, True)
+    return (seat.role is Role.REVIEWER or state.answer is not None, True)
 
 
 def role_rounds_left(rules: Rules, state: DialogueState, role: Role) -> int:
@@ -258,8 +257,7 @@ def play_turn(
     """
     index = len(state.turns) if index is None else index
     may_skip, _ = control_mask(state, seat)
-    answer_stands = state.standing is not None and state.standing.answer is not None
-    standing_correct = state.correct if answer_stands else None
+    standing_correct = None if state.answer is None else state.correct
     if action.control is Control.SKIP and may_skip:
         return Turn(index, state.round, seat, Control.SKIP, Utterance(), standing_correct=standing_correct)
     text = action.utterance
@@ -295,7 +293,7 @@ def play_turn(
 def _settle_proposals(rules: Rules, task: Task, state: DialogueState, turns: tuple[Turn, ...]) -> DialogueState:
     """Count the round's ballots and put the winner up as the standing answer (``decide="last"``)."""
     old = state.standing
-    old_answer = None if old is None else old.answer
+    old_answer = state.answer
     clusters: list[tuple[str | None, list[Turn]]] = []  # an answer and the ballots for it, in seat order
     for turn in turns:
         answer = turn.answer if turn.spoke else old_answer

@@ -15,7 +15,14 @@ __all__ = [
     "SplitError",
     "TracerError",
     "UnknownNameError",
+    "nearest",
 ]
+
+
+def nearest(given: object, known: Iterable[str]) -> str:
+    """Return the end of an error message that names the nearest known name, or nothing when none is near."""
+    near = get_close_matches(str(given), known, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 class TracerError(Exception):
@@ -38,9 +45,7 @@ class UnknownNameError(ConfigError):
             known: all valid names.
         """
         names = sorted(known)
-        near = get_close_matches(str(given), names, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown {what} {given!r}.{hint} Known: {', '.join(names)}.")
+        super().__init__(f"unknown {what} {given!r}.{nearest(given, names)} Known: {', '.join(names)}.")
 
 
 class ActionError(TracerError, ValueError):

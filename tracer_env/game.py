@@ -178,7 +178,7 @@ class Game:
             "infoset": self.infoset(state, seat),
             "tokens_spent": state.tokens_spent,
             "calls_spent": state.calls_spent,
-            "answer": None if state.standing is None else state.standing.answer,
+            "answer": state.answer,
             "verdict": None if mine is None or mine.verdict is None else mine.verdict.value,
             "invalid": mine is not None and mine.invalid,
             "control_corrected": mine is not None and mine.control_corrected,

@@ -122,7 +122,7 @@ def feature_vector(rules: Rules, state: DialogueState, seat: Seat) -> NDArray[np
     """
     standing = state.standing
     valid = [t.answer for t in state.turns if t.answer is not None]
-    answer = None if standing is None else standing.answer
+    answer = state.answer
     length = 0 if standing is None else state.turns[standing.turn].tokens_out
     mean_logprob = min_logprob = None
     if standing is not None:

@@ -55,7 +55,7 @@ class EpisodeMetrics:
         return cls(
             correct=state.correct,
             first=first,
-            final_invalid=state.standing is None or state.standing.answer is None,
+            final_invalid=state.answer is None,
             tokens_out=state.tokens_spent,
             tokens_in=state.tokens_in,
             calls=state.calls_spent,

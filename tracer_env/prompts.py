@@ -159,6 +159,6 @@ def _turn_section(state: DialogueState, turn: Turn, number: int) -> Section:
 
 def _task_text(state: DialogueState, seat: Seat, kind: str) -> str:
     if seat.role is Role.REVIEWER:
-        answer = "(none)" if state.standing is None or state.standing.answer is None else state.standing.answer
+        answer = "(none)" if state.answer is None else state.answer
         return _REVIEW.format(answer=_escape(answer).replace("\n", " "))
     return f"{_PROPOSE} {_FORMAT.get(kind, _OTHER_FORMAT)}"

@@ -13,8 +13,7 @@ def render(state: DialogueState) -> str:
     """Return the transcript as plain text, one block per turn, with the standing answer at the end."""
     lines = [f"Question {state.question.question_id}: {state.question.text}"]
     lines += [render_turn(turn) for turn in state.turns]
-    answer = None if state.standing is None else state.standing.answer
-    status = f"standing answer: {answer}   votes: {state.votes:+d}   tokens: {state.tokens_spent}"
+    status = f"standing answer: {state.answer}   votes: {state.votes:+d}   tokens: {state.tokens_spent}"
     if state.over:
         status += f"   gold: {state.question.gold}   {'right' if state.correct else 'wrong'}"
     return "\n".join([*lines, status]) + "\n"

@@ -295,6 +295,11 @@ class DialogueState:
     truncated: bool = False
 
     @property
+    def answer(self) -> str | None:
+        """The standing answer; None while no valid one stands."""
+        return None if self.standing is None else self.standing.answer
+
+    @property
     def correct(self) -> bool:
         """True when the standing answer is right; no answer is not right."""
         return self.standing is not None and self.standing.correct

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from tracer_env.answers import ANSWER_KINDS, answers_match, check_kind
+from tracer_env.answers import ANSWER_KINDS, answers_match
 from tracer_env.errors import DataFormatError, DataNotFoundError, UnknownNameError
 from tracer_env.tasks.sources import LoadedTask, Row
 from tracer_env.types import Question
@@ -89,7 +89,6 @@ class JsonlTask(LoadedTask):
         rows = read_jsonl(self.path)
         if "kind" in rows[0].fields:
             self.kind = rows[0].text("kind")
-            check_kind(self.kind)
         return [self._question(row, i) for i, row in enumerate(rows)]
 
     def _question(self, row: Row, index: int) -> Question:

@@ -11,12 +11,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from tracer_env.answers import answers_match, check_kind, extract_answer
-from tracer_env.errors import DataFormatError, DataNotFoundError, MissingExtraError, SplitError
+from tracer_env.errors import DataFormatError, DataNotFoundError, MissingExtraError, SplitError, nearest
 from tracer_env.types import Question
 
 __all__ = ["DATA_DIR_VARIABLE", "LoadedTask", "Row", "Source", "check_split", "load_rows"]
@@ -66,9 +65,7 @@ class Row:
         """
         value = self.fields.get(field)
         if value is None:
-            near = get_close_matches(field, self.fields, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise DataFormatError(f"{self.where}: field {field!r} is missing.{hint}")
+            raise DataFormatError(f"{self.where}: field {field!r} is missing.{nearest(field, self.fields)}")
         if not isinstance(value, str) or not value.strip():
             raise DataFormatError(f"{self.where}: field {field!r} must be a non-empty string.")
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
@@ -200,6 +197,7 @@ class LoadedTask(ABC):
 
     def _loaded(self) -> tuple[Question, ...]:
         if self._questions is None:
-            check_kind(self.kind)
-            self._questions = tuple(self._load())
+            questions = tuple(self._load())
+            check_kind(self.kind)  # after loading: a file may bring its own kind
+            self._questions = questions
         return self._questions
