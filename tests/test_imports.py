@@ -43,8 +43,8 @@ def imports(path):
 
 
 ORDER = (
-    ("types", "errors"), ("answers",), ("tasks.base",), ("dialogue",), ("infosets", "rewards", "prompts", "metrics"),
-    ("spaces", "rendering"), ("tasks",), ("registry",), ("game",), ("face",), ("aec", "parallel"), ("testing",),
+    ("types", "errors"), ("answers",), ("tasks.base",), ("ballots",), ("dialogue",), ("infosets", "rewards", "prompts", "metrics"),
+    ("spaces", "rendering"), ("recordings.format",), ("tasks",), ("registry",), ("game",), ("face",), ("aec", "parallel"), ("testing",),
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ __all__ = [
     "seed_of",
 ]
 
-_PHASES = {"train": 0, "refit": 1, "evaluate": 2, "learn": 3, "adapters": 4, "questions": 5, "check": 6}
+_PHASES = {"train": 0, "refit": 1, "evaluate": 2, "learn": 3, "adapters": 4, "questions": 5, "check": 6, "record": 7}
 SHIPPED_MODEL = Path(__file__).resolve().parent / "models" / "tiny"
 """The small model that comes with the package."""
 

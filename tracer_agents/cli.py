@@ -6,19 +6,22 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from difflib import get_close_matches
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tracer_agents.config import PRESETS, SMOKE, TrainConfig
+from tracer_agents.record import RecordPlan
 from tracer_env.errors import ConfigError, MissingExtraError, TracerError, UnknownNameError
 
 if TYPE_CHECKING:
     from tracer_agents.trainers.tracer import Training
 
-__all__ = ["Parser", "add_train_arguments", "config_from", "eval_command", "main", "train_command"]
+__all__ = ["Parser", "add_train_arguments", "config_from", "eval_command", "main", "play_command", "record_command", "train_command"]
 
 Flow = Callable[["Training"], dict[str, Any]]
 """What to do with a prepared run; returns its summary."""
@@ -207,6 +210,139 @@ def eval_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="FILE", required=True, help="the file to make, ending in .npz")
+    parser.add_argument("--task", default="arithmetic", help="task name or JSONL path (default: arithmetic)")
+    parser.add_argument("--split", help="which questions (default: train)")
+    parser.add_argument("--data-dir", help="folder with the task's data (else TRACER_DATA_DIR, else the hub)")
+    parser.add_argument("--questions", type=int, default=512, help="how many questions (default: 512)")
+    parser.add_argument("--run", metavar="DIR", help="a finished training run: its team is recorded")
+    parser.add_argument("--model", help="local model folder or hub id (default: the run's, else the shipped model)")
+    parser.add_argument("--decide", help="last: a tree of all controls; ballot: a pool (default: last)")
+    parser.add_argument("--proposers", type=int, help="number of proposers (default: the run's, else 1)")
+    parser.add_argument("--reviewers", type=int, help="number of reviewers (default: the run's, else 1)")
+    parser.add_argument("--rounds", type=int, help="rounds of the game (default: the run's, else 5)")
+    parser.add_argument("--schedule", help="round_robin, simultaneous or reference (default: the run's)")
+    for name, what in (
+        ("replicates", "whole trees of each question"),
+        ("candidates", "candidates at each node; the first is played on"),
+        ("proposals", "independent first proposals of each question; the pool of a ballot"),
+        ("reviews", "reviews of each pool proposal (ballot only)"),
+        ("chunk", "questions recorded together; an interruption loses at most one chunk"),
+        ("seed", "seed of everything"),
+    ):
+        default = getattr(RecordPlan, name)
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: {default})")
+    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature, above 0 (default: 1)")
+    parser.add_argument("--max-new-tokens", type=int, help="longest utterance in tokens")
+    parser.add_argument("--batch-size", type=int, help="texts per generation batch")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")
+    parser.set_defaults(parser=parser)
+
+
+def record_command(args: argparse.Namespace) -> int:
+    """Run ``tracer record``: write the complete control tree, or the ballot pool, of every question into one file.
+
+    Returns:
+        The exit status: 0, or 130 after an interrupt (finished chunks are on the disk).
+    """
+    from tracer_agents.record import record_with_model
+    from tracer_agents.report import RecordProgress
+
+    out = Path(args.out)
+    names = RecordPlan.__dataclass_fields__
+    plan = RecordPlan(**{name: getattr(args, name) for name in names})
+    with RecordProgress() as progress:
+        try:
+            record_with_model(
+                args.task,
+                out,
+                plan=plan,
+                num_questions=args.questions,
+                split=args.split,
+                data_dir=args.data_dir,
+                run=args.run,
+                model=args.model,
+                max_new_tokens=args.max_new_tokens,
+                batch_size=args.batch_size,
+                before_loading=lambda: _set_threads(args.threads),
+                on_chunk=progress.step,
+                decide=args.decide,
+                proposers=args.proposers,
+                reviewers=args.reviewers,
+                rounds=args.rounds,
+                schedule=args.schedule,
+            )
+        except KeyboardInterrupt:
+            progress.stop()
+            print(f"\nInterrupted. The same command goes on from {out}.parts.")
+            return 130
+    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB). Play it with task='recorded:{out}'.")
+    return 0
+
+
+def _add_play_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seat", nargs="+", default=["proposer_0"], help="your seats, or all (default: proposer_0)")
+    parser.add_argument("--task", help="task name or JSONL path (default: the run's, else arithmetic)")
+    parser.add_argument("--split", help="which questions (default: the run's held-out ones, else test)")
+    parser.add_argument("--data-dir", help="folder with the task's data (else TRACER_DATA_DIR, else the hub)")
+    parser.add_argument("--index", type=int, help="number of the question (default: drawn by the seed)")
+    parser.add_argument("--seed", type=int, help="seed of everything (default: another one each time)")
+    parser.add_argument("--proposers", type=int, help="number of proposers (default: the run's or task's, else 1)")
+    parser.add_argument("--reviewers", type=int, help="number of reviewers (default: the run's or task's, else 1)")
+    parser.add_argument("--rounds", type=int, help="rounds of the game (default: the run's or task's, else 5)")
+    parser.add_argument("--schedule", help="round_robin, simultaneous or reference (default: the run's or task's)")
+    parser.add_argument("--run", metavar="DIR", help="a finished training run: its team takes the other seats")
+    parser.add_argument("--model", help="local model folder or hub id for the other seats (default: the shipped model)")
+    parser.add_argument("--controllers", help="always, never or random for the other seats (default: the run's own)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature; 0 is greedy (default: 1)")
+    parser.add_argument("--max-new-tokens", type=int, help="longest utterance of the model in tokens")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")
+    parser.set_defaults(parser=parser)
+
+
+def play_command(args: argparse.Namespace) -> int:
+    """Run ``tracer play``: a person takes seats in one game.
+
+    Returns:
+        The exit status: 0, or 130 when the person left before the end.
+    """
+    from rich.console import Console
+
+    from tracer_agents.play import play_in_terminal
+
+    with suppress(ImportError):
+        import readline  # noqa: F401 - gives input() the arrow keys
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a person's or a model's text never ends the game
+    try:
+        play_in_terminal(
+            input,
+            Console(),
+            seats=args.seat,
+            task=args.task,
+            split=args.split,
+            data_dir=args.data_dir,
+            index=args.index,
+            seed=args.seed,
+            run=args.run,
+            model=args.model,
+            controllers=args.controllers,
+            temperature=args.temperature,
+            max_new_tokens=args.max_new_tokens,
+            before_loading=lambda: _set_threads(args.threads),
+            proposers=args.proposers,
+            reviewers=args.reviewers,
+            rounds=args.rounds,
+            schedule=args.schedule,
+        )
+    except (EOFError, KeyboardInterrupt):
+        print("\nYou left the game.")
+        return 130
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -216,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 for a wrong argument, 1 for an error of the library, 130 after an interrupt.
     """
-    parser = Parser(prog="tracer", description="Train and evaluate teams of language models that solve problems.")
+    parser = Parser(prog="tracer", description="Train, evaluate and join teams of language models that solve problems.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     train = commands.add_parser("train", help="train both layers of a team and measure it before and after")
     add_train_arguments(train)
@@ -224,6 +360,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate = commands.add_parser("eval", help="measure a model or a trained team")
     _add_eval_arguments(evaluate)
     evaluate.set_defaults(run_command=eval_command)
+    record = commands.add_parser("record", help="record a game: every control of every question, in one file")
+    _add_record_arguments(record)
+    record.set_defaults(run_command=record_command)
+    play = commands.add_parser("play", help="take a seat in one game yourself")
+    _add_play_arguments(play)
+    play.set_defaults(run_command=play_command)
     args = parser.parse_args(argv)
     return run(args)
 

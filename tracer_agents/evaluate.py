@@ -18,7 +18,7 @@ from tracer_env import Action, Control, DialogueState, Game, Question, Role, Rul
 from tracer_env.dialogue import advance, initial_state
 from tracer_env.errors import ConfigError
 
-__all__ = ["evaluate_tasks", "evaluate_team", "self_consistency", "single_call", "speak_rates"]
+__all__ = ["config_of_run", "evaluate_tasks", "evaluate_team", "self_consistency", "single_call", "speak_rates"]
 
 Progress = Callable[[int, int], None]
 
@@ -176,7 +176,7 @@ def evaluate_tasks(
         raise ConfigError(f"the number of questions must be at least 1, not {num_questions}.")
     if not temperature >= 0:
         raise ConfigError(f"the temperature must be at least 0, not {temperature!r}.")
-    config = TrainConfig() if run is None else _config_of_run(Path(run))
+    config = TrainConfig() if run is None else config_of_run(Path(run))
     changes = {
         "data_dir": data_dir, "model": model, "seed": seed, "max_new_tokens": max_new_tokens, "batch_size": batch_size
     }  # fmt: skip
@@ -218,7 +218,12 @@ def evaluate_tasks(
         )
 
 
-def _config_of_run(path: Path) -> TrainConfig:
+def config_of_run(path: Path) -> TrainConfig:
+    """Return the settings of a finished run.
+
+    Raises:
+        RunDirectoryError: if ``path`` is not a finished run.
+    """
     run = RunDirectory(path)
     settings = run.settings()
     if run.summary is None:

@@ -20,7 +20,7 @@ from rich.progress import (  # noqa: TID253
 )
 from rich.table import Table  # noqa: TID253
 
-__all__ = ["ROWS", "TrainProgress", "print_closing", "print_evaluation", "print_results"]
+__all__ = ["ROWS", "RecordProgress", "TrainProgress", "print_closing", "print_evaluation", "print_results"]
 
 ROWS = (
     ("before", "team before (untrained)"),
@@ -104,6 +104,41 @@ class TrainProgress:
                 style="dim",
                 soft_wrap=True,
             )
+
+
+class RecordProgress:
+    """The progress bar of ``tracer record``: questions done, and the time left."""
+
+    def __init__(self) -> None:
+        """Prepare the bar."""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=Console(),
+        )
+        self._bar: TaskID | None = None
+
+    def __enter__(self) -> RecordProgress:
+        """Show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bar as it is."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop drawing."""
+        self._progress.stop()
+
+    def step(self, done: int, total: int) -> None:
+        """Show how many questions are done."""
+        if self._bar is None:
+            self._bar = self._progress.add_task("recording", total=total)
+        self._progress.update(self._bar, completed=done)
 
 
 def _console() -> Console:

@@ -6,15 +6,18 @@ is the general case and a round-robin round is the one with a single seat.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from tracer_env.answers import parse_verdict
+from tracer_env.ballots import same_answer, tally
 from tracer_env.errors import ActionError, ConfigError, UnknownNameError
 from tracer_env.tasks.base import Task
 from tracer_env.types import (
     Action,
+    Ballot,
     Control,
     DialogueState,
     JointAction,
@@ -33,15 +36,18 @@ __all__ = [
     "SCHEDULES",
     "acting_seats",
     "advance",
+    "check_ballot",
     "check_rules",
     "clean_text",
     "control_mask",
     "count_words",
     "initial_state",
     "is_last",
+    "judged_proposal",
     "play_turn",
     "proposal_rounds_left",
     "role_rounds_left",
+    "round_role",
     "signed",
 ]
 
@@ -85,13 +91,13 @@ def clean_text(text: str, max_chars: int) -> tuple[str, bool]:
 # --- schedules -------------------------------------------------------------------------------------------------
 
 
-def _round_role(rules: Rules, round_index: int) -> Role:
-    """Even rounds (from 0) propose; without reviewers every round does."""
+def round_role(rules: Rules, round_index: int) -> Role:
+    """Return which role acts in a round of a named schedule: even rounds (from 0) propose; all do without reviewers."""
     return Role.PROPOSER if rules.reviewers == 0 or round_index % 2 == 0 else Role.REVIEWER
 
 
 def _round_robin(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
-    role = _round_role(rules, state.round)
+    role = round_role(rules, state.round)
     turn_of_role = state.round if rules.reviewers == 0 else state.round // 2
     if role is Role.PROPOSER:
         return (Seat(role, turn_of_role % rules.proposers),)
@@ -101,12 +107,12 @@ def _round_robin(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
 
 
 def _simultaneous(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
-    role = _round_role(rules, state.round)
+    role = round_role(rules, state.round)
     return tuple(seat for seat in rules.seats if seat.role is role)
 
 
 def _reference(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
-    return (Seat(_round_role(rules, state.round), state.round % rules.proposers),)
+    return (Seat(round_role(rules, state.round), state.round % rules.proposers),)
 
 
 SCHEDULES: Mapping[str, Schedule] = {
@@ -141,14 +147,27 @@ def check_rules(rules: Rules) -> None:
             f"schedule 'reference' pairs seats in bundles and needs as many proposers as reviewers, "
             f"not {rules.proposers} and {rules.reviewers}. Use 'round_robin'."
         )
-    if rules.decide == "ballot":
-        raise ConfigError("decide='ballot' is not available in this version; use decide='last'.")
-    if rules.decide != "last":
-        raise UnknownNameError("decide", rules.decide, ("last",))
+    if rules.decide not in ("last", "ballot"):
+        raise UnknownNameError("decide", rules.decide, ("last", "ballot"))
     if rules.on_invalid not in ("keep", "replace"):
         raise UnknownNameError("on_invalid", rules.on_invalid, ("keep", "replace"))
+    if (rules.decide, rules.on_invalid) == ("ballot", "replace"):
+        raise ConfigError("on_invalid='replace' has no meaning in a ballot: an unparsable proposal gets no ballot.")
+    check_ballot(rules.ballot)
     if rules.count_tokens is not None and not callable(rules.count_tokens):
         raise ConfigError(f"count_tokens must be None or a callable text -> int, not {rules.count_tokens!r}.")
+
+
+def check_ballot(ballot: Ballot) -> None:
+    """Check the weights of a ballot.
+
+    Raises:
+        ConfigError: naming the weight, its value and what is allowed.
+    """
+    for name, least in (("prior", -math.inf), ("intercept", -math.inf), ("slope", 0.0), ("verdict", 0.0)):
+        value = getattr(ballot, name)
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= least):
+            raise ConfigError(f"ballot weight {name} must be a finite number of at least {least}, not {value!r}.")
 
 
 # --- questions about a state -------------------------------------------------------------------------------------
@@ -189,7 +208,7 @@ def role_rounds_left(rules: Rules, state: DialogueState, role: Role) -> int:
     """Return how many rounds of ``role`` come after the current one (an upper bound under a user's schedule)."""
     if not isinstance(rules.schedule, str):
         return max(rules.rounds - 1 - state.round, 0)
-    return sum(_round_role(rules, r) is role for r in range(state.round + 1, rules.rounds))
+    return sum(round_role(rules, r) is role for r in range(state.round + 1, rules.rounds))
 
 
 def proposal_rounds_left(rules: Rules, state: DialogueState) -> int:
@@ -200,6 +219,20 @@ def proposal_rounds_left(rules: Rules, state: DialogueState) -> int:
 def is_last(rules: Rules, state: DialogueState) -> bool:
     """Return whether no proposal round comes after the current turn."""
     return proposal_rounds_left(rules, state) == 0
+
+
+def judged_proposal(rules: Rules, state: DialogueState) -> Proposal | None:
+    """Return what a reviewer judges: the standing answer, or in a ballot the newest proposal; None before the first."""
+    if rules.decide == "last":
+        return state.standing
+    for turn in reversed(state.turns):
+        if turn.spoke and turn.seat.role is Role.PROPOSER:
+            return _proposal(turn)
+    return None
+
+
+def _proposal(turn: Turn) -> Proposal:
+    return Proposal(turn.answer, bool(turn.correct), turn.index, turn.seat, turn.utterance)
 
 
 # --- the transition ------------------------------------------------------------------------------------------------
@@ -231,7 +264,9 @@ def advance(rules: Rules, task: Task, state: DialogueState, actions: JointAction
     turns = tuple(
         play_turn(rules, task, state, seat, actions[seat], len(state.turns) + k) for k, seat in enumerate(seats)
     )
-    if seats[0].role is Role.PROPOSER:
+    if rules.decide == "ballot":
+        after = _settle_ballot(rules, task, state, turns)
+    elif seats[0].role is Role.PROPOSER:
         after = _settle_proposals(rules, task, state, turns)
     else:
         votes = {Verdict.RIGHT: 1, Verdict.WRONG: -1, None: 0}
@@ -257,7 +292,8 @@ def play_turn(
     """
     index = len(state.turns) if index is None else index
     may_skip, _ = control_mask(state, seat)
-    standing_correct = None if state.answer is None else state.correct
+    judged = judged_proposal(rules, state) if seat.role is Role.REVIEWER else state.standing
+    standing_correct = None if judged is None or judged.answer is None else judged.correct
     if action.control is Control.SKIP and may_skip:
         return Turn(index, state.round, seat, Control.SKIP, Utterance(), standing_correct=standing_correct)
     text = action.utterance
@@ -269,7 +305,7 @@ def play_turn(
         correct = task.answers_match(answer, state.question.gold)
     else:
         verdict = parse_verdict(utterance)
-        correct = verdict is not None and (verdict is Verdict.RIGHT) == state.correct
+        correct = verdict is not None and (verdict is Verdict.RIGHT) == bool(standing_correct)
     estimated = utterance.tokens_out is None
     counter: Callable[[str], int] = rules.count_tokens or count_words
     return Turn(
@@ -300,7 +336,7 @@ def _settle_proposals(rules: Rules, task: Task, state: DialogueState, turns: tup
         if answer is None and rules.on_invalid == "keep":
             continue  # flaw C16 of the public code: an unparsable proposal would erase a right answer
         for representative, ballots in clusters:
-            if _same(task, answer, representative):
+            if same_answer(task, answer, representative):
                 ballots.append(turn)
                 break
         else:
@@ -310,21 +346,23 @@ def _settle_proposals(rules: Rules, task: Task, state: DialogueState, turns: tup
             return state
         clusters = [(None, list(turns))]  # nothing valid stands or was said: an invalid answer is pending
     winner, ballots = max(
-        clusters, key=lambda c: (c[0] is not None, len(c[1]), old is not None and _same(task, c[0], old_answer))
+        clusters, key=lambda c: (c[0] is not None, len(c[1]), old is not None and same_answer(task, c[0], old_answer))
     )
     speakers = [turn for turn in ballots if turn.spoke]
     if not speakers:
         return state
     first = speakers[0]
-    standing = Proposal(first.answer, bool(first.correct), first.index, first.seat, first.utterance)
-    unchanged = old is not None and _same(task, winner, old_answer)
-    return replace(state, standing=standing, votes=state.votes if unchanged else 0)
+    unchanged = old is not None and same_answer(task, winner, old_answer)
+    return replace(state, standing=_proposal(first), votes=state.votes if unchanged else 0)
 
 
-def _same(task: Task, a: str | None, b: str | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return a == b or task.answers_match(a, b)
+def _settle_ballot(rules: Rules, task: Task, state: DialogueState, turns: tuple[Turn, ...]) -> DialogueState:
+    """Count the ballot over all proposals and put its leader up as the standing answer (``decide="ballot"``)."""
+    result = tally(rules.ballot, task, (*state.turns, *turns), standing=state.answer)
+    if result is None:
+        proposals = [turn for turn in turns if turn.spoke and turn.seat.role is Role.PROPOSER]
+        return replace(state, standing=_proposal(proposals[-1])) if proposals else state
+    return replace(state, standing=_proposal(result.leader), votes=result.votes, margin=result.margin)
 
 
 def _finish_round(rules: Rules, before: DialogueState, after: DialogueState, turns: tuple[Turn, ...]) -> DialogueState:

@@ -11,6 +11,8 @@ __all__ = [
     "DataFormatError",
     "DataNotFoundError",
     "MissingExtraError",
+    "RecordedPathError",
+    "RecordingError",
     "RewardError",
     "SplitError",
     "TracerError",
@@ -74,3 +76,11 @@ class MissingExtraError(TracerError, ImportError):
 
 class RewardError(TracerError, ValueError):
     """Raised when a reward is not finite; names scheme, agent and turn."""
+
+
+class RecordingError(DataFormatError):
+    """Raised when a recording cannot be used: truncated, changed, of another version, or not a recording at all."""
+
+
+class RecordedPathError(TracerError, LookupError):
+    """Raised when a state is outside the recorded tree; names question and path."""

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from tracer_env.errors import ActionError, UnknownNameError
 from tracer_env.game import Game
-from tracer_env.rendering import RENDER_MODES, render, show
+from tracer_env.rendering import RENDER_MODES, render, render_ansi, show
 from tracer_env.rewards import RewardScheme
 from tracer_env.spaces import action_space, observation_space
 from tracer_env.tasks.base import Task
@@ -39,13 +39,13 @@ class Face:
         *,
         split: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
-        proposers: int = 1,
-        reviewers: int = 1,
-        rounds: int = 5,
-        schedule: str | Schedule = "round_robin",
+        proposers: int | None = None,
+        reviewers: int | None = None,
+        rounds: int | None = None,
+        schedule: str | Schedule | None = None,
         rewards: str | RewardScheme = "tracer",
-        decide: str = "last",
-        on_invalid: str = "keep",
+        decide: str | None = None,
+        on_invalid: str | None = None,
         abstraction: str = "paper",
         count_tokens: Callable[[str], int] | None = None,
         max_utterance_chars: int = 32_768,
@@ -58,12 +58,13 @@ class Face:
             task: a name (``gsm8k``, ``math500``, ``gpqa_diamond``, ``arithmetic``), a path to a JSONL file, or a task.
             split: ``"train"`` (default), ``"validation"`` or ``"test"``; a task object has its own.
             data_dir: folder with the data; None looks at ``TRACER_DATA_DIR``, then at the Hugging Face hub.
-            proposers: number of proposers, at least 1.
+            proposers: number of proposers, at least 1. This and the next three, ``decide`` and ``on_invalid`` have
+                the defaults of ``Rules``, or are what a recorded or simulated game fixes.
             reviewers: number of reviewers, at least 0.
             rounds: number of rounds, at least 1.
             schedule: ``"round_robin"``, ``"simultaneous"``, ``"reference"`` or a callable (rules, state) -> seats.
-            rewards: ``"tracer"``, ``"outcome"`` or a ``RewardScheme``.
-            decide: ``"last"``: the last proposed answer stands.
+            rewards: ``"tracer"``, ``"outcome"``, ``"potential"``, ``"difference"`` or a ``RewardScheme``.
+            decide: ``"last"``: the last proposed answer stands; ``"ballot"``: the leader of a weighted ballot.
             on_invalid: ``"keep"``: an unparsable proposal does not replace a valid answer; or ``"replace"``.
             abstraction: ``"paper"``, ``"round"`` or ``"history"``; decides ``infos[...]["infoset"]``.
             count_tokens: counts the tokens of plain strings; default: words and punctuation marks.
@@ -136,11 +137,11 @@ class Face:
         return self._state
 
     def render(self) -> str | None:
-        """Return the transcript as text (``"ansi"``), or print the newest turns (``"human"``)."""
+        """Return the transcript, plain (None) or in colours (``"ansi"``), or print the newest round (``"human"``)."""
         if self.render_mode == "human":
             show(self.dialogue)
             return None
-        return render(self.dialogue)
+        return render(self.dialogue) if self.render_mode is None else render_ansi(self.dialogue)
 
     def close(self) -> None:
         """There is nothing to release."""

@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import index
 from typing import Any
 
 import numpy as np
 
-from tracer_env.dialogue import acting_seats, advance, check_rules, control_mask, initial_state
+from tracer_env.dialogue import acting_seats, advance, check_rules, control_mask, initial_state, judged_proposal
 from tracer_env.errors import ActionError, ConfigError, UnknownNameError
 from tracer_env.infosets import ABSTRACTIONS, feature_vector, infoset_key
 from tracer_env.prompts import Prompt, build_prompt
 from tracer_env.registry import load_task
 from tracer_env.rewards import RewardScheme, check_finite, make_rewards, team_return
-from tracer_env.tasks.base import Task
-from tracer_env.types import Action, Control, DialogueState, JointAction, Question, Rules, Seat, Turn, Utterance
+from tracer_env.tasks.base import ScriptedTask, Task
+from tracer_env.types import Action, Control, DialogueState, JointAction, Question, Role, Rules, Seat, Turn, Utterance
 
 __all__ = ["Game"]
 
@@ -40,6 +41,7 @@ class Game:
         rules: the fixed rules.
         rewards: the reward scheme.
         abstraction: name of the information-set abstraction.
+        script: the task, when it brings every utterance itself (a recorded or a simulated team); else None.
     """
 
     def __init__(
@@ -60,10 +62,10 @@ class Game:
             data_dir: folder with the task's data; None looks at ``TRACER_DATA_DIR``, then at the hub.
             rewards: name of a reward scheme, or an object.
             abstraction: name of an information-set abstraction.
-            **rules: fields of ``Rules``.
+            **rules: fields of ``Rules``; None stands for the default, or for what a recorded game fixes.
 
         Raises:
-            ConfigError: if a setting is unknown or has a value that is not allowed.
+            ConfigError: if a setting is unknown, has a value that is not allowed, or contradicts the task's own.
         """
         unknown = set(rules) - set(Rules.__dataclass_fields__)
         if unknown:
@@ -77,13 +79,17 @@ class Game:
                 *Rules.__dataclass_fields__,
             ]
             raise UnknownNameError("argument", sorted(unknown)[0], settings)
-        self.rules = Rules(**rules)
-        check_rules(self.rules)
         if abstraction not in ABSTRACTIONS:
             raise UnknownNameError("abstraction", abstraction, ABSTRACTIONS)
         self.abstraction = abstraction
-        self.rewards = make_rewards(rewards)
+        given = {name: value for name, value in rules.items() if value is not None}
+        check_rules(Rules(**given))
         self.task: Task = load_task(task, split=split, data_dir=data_dir)
+        self.script = self.task if isinstance(self.task, ScriptedTask) else None
+        self.rules = Rules(**given) if self.script is None else _fixed_rules(self.script, given)
+        if abstraction == "ballot" and self.rules.decide != "ballot":
+            raise ConfigError("abstraction='ballot' needs decide='ballot'.")
+        self.rewards = make_rewards(rewards)
 
     # --- questions -------------------------------------------------------------------------------------------
 
@@ -124,9 +130,31 @@ class Game:
         """Return the seats that act now; empty when the game is over."""
         return acting_seats(self.rules, state)
 
+    @property
+    def scripted(self) -> bool:
+        """True when the task brings every utterance itself: texts of actions are ignored, no model is needed."""
+        return self.script is not None
+
+    def utterances(self, state: DialogueState, seat: Seat) -> Sequence[Utterance]:
+        """Return the candidates that a scripted task has for an acting seat; the first is what SPEAK plays.
+
+        Raises:
+            ConfigError: if the task is not scripted.
+        """
+        if self.script is None:
+            raise ConfigError(f"task {self.task.name!r} brings no utterances; a generator has to write them.")
+        return self.script.utterances(self.rules, state, seat)
+
     def advance(self, state: DialogueState, actions: JointAction) -> DialogueState:
-        """Play one round; see ``dialogue.advance``."""
+        """Play one round; see ``dialogue.advance``. In a scripted game only the controls of the actions count."""
+        if self.script is not None:
+            actions = {seat: self._scripted_action(state, seat, action) for seat, action in actions.items()}
         return advance(self.rules, self.task, state, actions)
+
+    def _scripted_action(self, state: DialogueState, seat: Seat, action: Action) -> Action:
+        if action.control is Control.SKIP and control_mask(state, seat)[0]:
+            return Action(Control.SKIP)
+        return Action(action.control, self.utterances(state, seat)[0])
 
     def pay(self, before: DialogueState, after: DialogueState) -> dict[Seat, float]:
         """Return what each seat is paid for the round between two states.
@@ -147,7 +175,11 @@ class Game:
     # --- what a seat sees --------------------------------------------------------------------------------------
 
     def prompt(self, state: DialogueState, seat: Seat) -> Prompt:
-        """Return what the seat reads."""
+        """Return what the seat reads: the dialogue; in a ballot the question alone, with what a reviewer judges."""
+        if self.rules.decide == "ballot":
+            judged = judged_proposal(self.rules, state) if seat.role is Role.REVIEWER else None
+            turns = () if judged is None else (state.turns[judged.turn],)
+            state = replace(state, turns=turns, standing=judged)
         return build_prompt(state, seat, self.task.kind)
 
     def infoset(self, state: DialogueState, seat: Seat) -> str:
@@ -222,6 +254,19 @@ class Game:
         else:
             _check_facts(agent, utterance)
         return Action(Control.SPEAK if number else Control.SKIP, utterance)
+
+
+def _fixed_rules(script: ScriptedTask, given: Mapping[str, Any]) -> Rules:
+    """Take the rules from a scripted task, and the rest from the arguments; they may repeat but not contradict."""
+    for name, fixed in script.settings.items():
+        if given.get(name, fixed) != fixed:
+            raise ConfigError(
+                f"task {script.name!r} was made with {name}={fixed!r} and cannot be played with {given[name]!r}; "
+                f"leave {name} out."
+            )
+    rules = Rules(**{**given, **script.settings})
+    check_rules(rules)
+    return rules
 
 
 _FACT_RANGES = {

@@ -6,6 +6,7 @@ exist yet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -13,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer_env.dialogue import is_last, role_rounds_left
-from tracer_env.types import DialogueState, Role, Rules, Seat
+from tracer_env.dialogue import is_last, judged_proposal, role_rounds_left
+from tracer_env.types import DialogueState, Role, Rules, Seat, Turn
 
 __all__ = ["ABSTRACTIONS", "FEATURES", "Feature", "feature_vector", "infoset_key"]
 
@@ -38,26 +39,39 @@ def _round_key(rules: Rules, state: DialogueState, seat: Seat) -> str:
 
 def _history_key(rules: Rules, state: DialogueState, seat: Seat) -> str:
     """Name answers by order of first appearance, so that a key tells agreement but not the answer itself."""
-    letters: dict[str | None, int] = {}
+    letters: dict[str, int] = {}
     events = []
     for turn in state.turns:
         who = f"{turn.seat.role.value[0]}{turn.seat.index}"
-        if not turn.spoke:
-            what = "skip"
-        elif turn.seat.role is Role.REVIEWER:
-            what = "unparsable" if turn.verdict is None else turn.verdict.value.lower()
-        elif turn.answer is None:
-            what = "invalid"
-        else:
-            what = f"a{letters.setdefault(turn.answer, len(letters))}"
-        events.append(f"{who}:{what}")
+        events.append(f"{who}:{_event(turn, letters)}")
     return f"{seat.name}|{','.join(events) or 'start'}"
+
+
+def _event(turn: Turn, letters: dict[str, int]) -> str:
+    if not turn.spoke:
+        return "skip"
+    if turn.seat.role is Role.REVIEWER:
+        return "unparsable" if turn.verdict is None else turn.verdict.value.lower()
+    if turn.answer is None:
+        return "invalid"
+    return f"a{letters.setdefault(turn.answer, len(letters))}"
+
+
+def _ballot_key(rules: Rules, state: DialogueState, seat: Seat) -> str:
+    """The leader's margin in whole log-odds from 0 to 5, ballots cast, the last verdict, rounds left."""
+    stands = _pending(state) if state.answer is None else f"margin={min(max(math.floor(state.margin), 0), 5)}"
+    cast = sum(turn.answer is not None for turn in state.turns)
+    last = next((turn for turn in reversed(state.turns) if turn.spoke), None)
+    verdict = "none" if last is None or last.seat.role is Role.PROPOSER else _event(last, {})
+    left = role_rounds_left(rules, state, seat.role)
+    return f"{seat.role.value}|{stands}|ballots={cast}|verdict={verdict}|left={left}"
 
 
 ABSTRACTIONS: Final[Mapping[str, Callable[[Rules, DialogueState, Seat], str]]] = {
     "paper": _paper_key,
     "round": _round_key,
     "history": _history_key,
+    "ballot": _ballot_key,
 }
 """Information-set abstractions by name.
 
@@ -65,6 +79,7 @@ ABSTRACTIONS: Final[Mapping[str, Callable[[Rules, DialogueState, Seat], str]]] =
   seven rounds or more one path can meet the same key twice.
 * ``round``: adds the number of rounds of the own role left, so that no path meets a key twice.
 * ``history``: all public events in order, answers named by first appearance (perfect recall).
+* ``ballot``: for ``decide="ballot"``: the leader's margin, ballots cast, the verdict on the newest proposal, rounds left.
 """
 
 
@@ -108,7 +123,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     Feature("mean_logprob", -_INF, 0, "mean token log-probability of the standing solution, nats"),
     Feature("min_logprob", -_INF, 0, "smallest token log-probability of the standing solution, nats"),
     Feature("logprob_known", 0, 1, "1 when both log-probabilities are known"),
-    Feature("p_right", 0, 1, "P(RIGHT) of the last review since the standing answer was proposed"),
+    Feature("p_right", 0, 1, "P(RIGHT) of the last review of what is judged now (standing answer, or newest of a ballot)"),
     Feature("p_right_known", 0, 1, "1 when that probability is known"),
     Feature("tokens_spent", 0, _INF, "generated tokens of the episode so far"),
 )
@@ -128,7 +143,7 @@ def feature_vector(rules: Rules, state: DialogueState, seat: Seat) -> NDArray[np
     if standing is not None:
         mean_logprob, min_logprob = standing.utterance.mean_logprob, standing.utterance.min_logprob
     logprob_known = mean_logprob is not None and min_logprob is not None
-    p_right = _last_p_right(state)
+    p_right = _last_p_right(rules, state)
     return np.array(
         [
             seat.role is Role.REVIEWER,
@@ -151,8 +166,9 @@ def feature_vector(rules: Rules, state: DialogueState, seat: Seat) -> NDArray[np
     )
 
 
-def _last_p_right(state: DialogueState) -> float | None:
-    since = -1 if state.standing is None else state.standing.turn
+def _last_p_right(rules: Rules, state: DialogueState) -> float | None:
+    judged = judged_proposal(rules, state)
+    since = -1 if judged is None else judged.turn
     for turn in reversed(state.turns[since + 1 :]):
         if turn.seat.role is Role.REVIEWER and turn.spoke:
             return turn.utterance.p_right

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tracer_env.errors import ConfigError, UnknownNameError
+from tracer_env.errors import ConfigError, SplitError, UnknownNameError
 from tracer_env.tasks.base import Task
 
 __all__ = ["load_task", "names_a_file", "register_task"]
@@ -18,7 +18,12 @@ _ENTRY_POINTS = {
     "gsm8k": "tracer_env.tasks.gsm8k:Gsm8kTask",
     "math500": "tracer_env.tasks.math500:Math500Task",
 }
-_LATER_PREFIXES = ("recorded:", "simulated:")
+_SCRIPTED = {
+    "recorded": "tracer_env.tasks.recorded:RecordedTask",
+    "simulated": "tracer_env.tasks.simulated:SimulatedTask",
+}
+"""Prefixes of tasks that bring every utterance themselves: ``recorded:<name or path>``, ``simulated:<name>``."""
+
 _DEFAULT_SPLIT = "train"
 
 
@@ -50,7 +55,8 @@ def load_task(
     """Return a task. Its data is read when its first question is asked for, not here.
 
     Args:
-        task: an exact registered name; a path to a JSONL file (any path object; a string that ends in ``.jsonl``,
+        task: an exact registered name; ``recorded:<shipped recording or path>`` or ``simulated:<team>``; a path to a
+            JSONL file (any path object; a string that ends in ``.jsonl``,
             has a path separator or names a file); or a ``Task``, which is returned as it is.
         split: which part of the data, ``"train"`` by default. For a JSONL file a label; for a ``Task`` it must be
             left out or be the object's own.
@@ -64,6 +70,8 @@ def load_task(
     """
     if isinstance(task, str) and task in _ENTRY_POINTS:
         return _make(task, split or _DEFAULT_SPLIT, data_dir)
+    if isinstance(task, str) and (prefix := _scripted_prefix(task)):
+        return _load_scripted(prefix, task, split, data_dir)
     if isinstance(task, (str, os.PathLike)):
         return _load_file(task, split or _DEFAULT_SPLIT, data_dir)
     if not isinstance(task, Task):
@@ -75,10 +83,22 @@ def load_task(
     return task
 
 
+def _scripted_prefix(name: str) -> str | None:
+    prefix, colon, _ = name.partition(":")
+    return prefix if colon and prefix in _SCRIPTED else None
+
+
+def _load_scripted(prefix: str, name: str, split: str | None, data_dir: str | os.PathLike[str] | None) -> Task:
+    if data_dir is not None:
+        raise ConfigError(f"data_dir must be left out for {name!r}: it brings its own data.")
+    made: Task = _entry(name, _SCRIPTED[prefix])(name.removeprefix(prefix + ":"))
+    if split not in (None, made.split):
+        raise SplitError(f"split must be left out for {name!r}: it has the split {made.split!r}.")
+    return made
+
+
 def _load_file(task: str | os.PathLike[str], split: str, data_dir: str | os.PathLike[str] | None) -> Task:
     if isinstance(task, str):
-        if task.startswith(_LATER_PREFIXES):
-            raise ConfigError(f"task {task!r}: recorded and simulated games are not available in this version.")
         if not _looks_like_path(task) and not Path(task).is_file():
             raise UnknownNameError("task", task, _ENTRY_POINTS)
     if data_dir is not None:
@@ -90,7 +110,7 @@ def _load_file(task: str | os.PathLike[str], split: str, data_dir: str | os.Path
 
 def names_a_file(task: str) -> bool:
     """Return whether ``load_task`` takes this string for the path of a JSONL file and not for a task's name."""
-    return task not in _ENTRY_POINTS and (_looks_like_path(task) or Path(task).is_file())
+    return task not in _ENTRY_POINTS and not _scripted_prefix(task) and (_looks_like_path(task) or Path(task).is_file())
 
 
 def _looks_like_path(name: str) -> bool:
@@ -99,12 +119,15 @@ def _looks_like_path(name: str) -> bool:
 
 def _make(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Task:
     entry_point = _ENTRY_POINTS[name]
-    module, _, attribute = entry_point.partition(":")
-    try:
-        factory: Any = getattr(import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"task {name!r} is registered as {entry_point!r}, which cannot be imported.") from error
-    made = factory(split=split, data_dir=data_dir)
+    made = _entry(name, entry_point)(split=split, data_dir=data_dir)
     if not isinstance(made, Task):
         raise ConfigError(f"task {name!r}: {entry_point!r} returned a {type(made).__name__}, which is not a Task.")
     return made
+
+
+def _entry(name: str, entry_point: str) -> Any:
+    module, _, attribute = entry_point.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"task {name!r} is registered as {entry_point!r}, which cannot be imported.") from error

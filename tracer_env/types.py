@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "Action",
+    "Ballot",
     "Control",
     "DialogueState",
     "Proposal",
@@ -169,7 +170,7 @@ class Turn:
         correct: for a spoken proposal, is the answer right; for a spoken review, does the verdict agree with
             the truth about the standing answer (False when unparsable); None for SKIP.
         standing_correct: whether the answer that stood before the turn was right (hidden as well); None when no
-            valid answer stood.
+            valid answer stood. For a review under ``decide="ballot"``, of the newest proposal, which it judges.
         tokens_in: prompt tokens (0 when unknown).
         tokens_out: tokens generated, counted by ``count_tokens`` when the generator does not say.
         tokens_estimated: True when ``tokens_out`` was counted from the text.
@@ -226,6 +227,27 @@ Schedule = Callable[["Rules", "DialogueState"], tuple[Seat, ...]]
 """Given the rules and a state that is not over, the seats that act in the current round (never empty)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ballot:
+    """How proposals and verdicts weigh under ``decide="ballot"``, in log-odds (natural logarithm).
+
+    The score of an answer is the sum over its proposals of ``prior`` plus, for each verdict on one of them,
+    ``intercept + slope * log(p / (1 - p))`` with p the P(RIGHT) of the verdict, clipped to [0.001, 0.999]; or plus or
+    minus ``verdict`` when it is unknown. An unparsable verdict weighs nothing.
+
+    Attributes:
+        prior: weight of a proposal, the log-odds that a fresh one is right. The default is 62 % right.
+        intercept: calibration of P(RIGHT), additive.
+        slope: calibration of P(RIGHT), multiplicative, at least 0.
+        verdict: weight of a verdict without P(RIGHT), at least 0. The default is a judge that is right in 80 %.
+    """
+
+    prior: float = 0.49
+    intercept: float = 0.0
+    slope: float = 1.0
+    verdict: float = 1.39
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """Everything about the game that does not change during an episode. Checked by ``dialogue.check_rules``.
@@ -235,8 +257,10 @@ class Rules:
         reviewers: number of reviewers ``R``, at least 0.
         rounds: number of rounds ``T``, at least 1.
         schedule: ``"round_robin"``, ``"simultaneous"``, ``"reference"`` or a ``Schedule``.
-        decide: how the standing answer is chosen; ``"last"``.
+        decide: how the standing answer is chosen: ``"last"`` (the last proposed answer) or ``"ballot"`` (the leader
+            of a weighted ballot over all proposals, each a fresh solution; reviewers judge the newest one).
         on_invalid: what an unparsable proposal does to a valid standing answer: ``"keep"`` or ``"replace"``.
+        ballot: weights of the ballot; used by ``decide="ballot"`` only.
         stop_after_skips: end after this many consecutive SKIPs; None never does.
         stop_at_votes: end when the absolute vote score reaches this; None never does.
         token_budget: truncate once this many generated tokens are spent; None never does.
@@ -250,6 +274,7 @@ class Rules:
     schedule: str | Schedule = "round_robin"
     decide: str = "last"
     on_invalid: str = "keep"
+    ballot: Ballot = Ballot()
     stop_after_skips: int | None = None
     stop_at_votes: int | None = None
     token_budget: int | None = None
@@ -274,6 +299,8 @@ class DialogueState:
         round: the round about to be played, from 0; ``rounds`` when all have been played.
         standing: the standing answer, or None.
         votes: +1 per RIGHT and -1 per WRONG on the standing answer.
+        margin: under ``decide="ballot"``, by how much the standing answer leads the next one, or its own score when
+            there is no other, in log-odds; else 0.
         skips_in_a_row: consecutive SKIPs at the end of the transcript.
         tokens_in: prompt tokens of all played utterances.
         tokens_spent: generated tokens of all played utterances.
@@ -287,6 +314,7 @@ class DialogueState:
     round: int = 0
     standing: Proposal | None = None
     votes: int = 0
+    margin: float = 0.0
     skips_in_a_row: int = 0
     tokens_in: int = 0
     tokens_spent: int = 0
