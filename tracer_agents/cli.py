@@ -21,7 +21,16 @@ from tracer_env.errors import ConfigError, MissingExtraError, TracerError, Unkno
 if TYPE_CHECKING:
     from tracer_agents.trainers.tracer import Training
 
-__all__ = ["Parser", "add_train_arguments", "config_from", "eval_command", "main", "play_command", "record_command", "train_command"]
+__all__ = [
+    "Parser",
+    "add_train_arguments",
+    "config_from",
+    "eval_command",
+    "main",
+    "play_command",
+    "record_command",
+    "train_command",
+]
 
 Flow = Callable[["Training"], dict[str, Any]]
 """What to do with a prepared run; returns its summary."""
@@ -294,7 +303,7 @@ def _add_play_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedule", help="round_robin, simultaneous or reference (default: the run's or task's)")
     parser.add_argument("--run", metavar="DIR", help="a finished training run: its team takes the other seats")
     parser.add_argument("--model", help="local model folder or hub id for the other seats (default: the shipped model)")
-    parser.add_argument("--controllers", help="always, never or random for the other seats (default: the run's own)")
+    parser.add_argument("--controllers", help="of the other seats: always, never or random (default: run's or always)")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature; 0 is greedy (default: 1)")
     parser.add_argument("--max-new-tokens", type=int, help="longest utterance of the model in tokens")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")

@@ -58,6 +58,13 @@ def test_the_plain_text_is_what_it_was(states):
     assert not COLOURS.search(render(states[-1]))
 
 
+def test_the_mode_decides():
+    env = tracer_env.parallel_env(ToyTask(), render_mode="ansi")
+    env.reset(options={"index": 5})
+    assert env.render() == render_ansi(env.dialogue)
+    assert COLOURS.search(env.render())
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_columns_align_and_nothing_is_wider_than_asked(states, width):
     heads = heads_of(states[-1], width)
@@ -138,7 +145,8 @@ def test_model_text_cannot_leave_its_place():
     heads = [line for line in lines_of(state) if re.match(r" {0,2}\d+  \w", line)]
     assert len(heads) == 3, "a forged head stays behind its bar"
     text = COLOURS.sub("", render_ansi(state))
-    assert "[bold red]loud[/]" in text
+    assert "[bold red]loud[/]" in text.splitlines()[0], "in the title, too"
+    assert text.count("[bold red]loud[/]") >= 5
     assert ":smile:" in text
     assert r"\x1b[2J\x1b]0;title\x07" in text
     assert r"\u202egnol\u2066 \x00\x7f" in text
