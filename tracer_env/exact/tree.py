@@ -103,6 +103,25 @@ class ControlTree:
             ancestor[rows] = self.node_parent[above]
         return tuple(self.infosets[k] for k in np.unique(self.node_infoset[repeated]))
 
+    def has_perfect_recall(self) -> bool:
+        """Return whether every information set tells its seat all its own information sets and controls so far.
+
+        It does when the set is always entered from the same own decision by the same control: by induction the whole
+        sequence is then the same. Decisions where SKIP is masked count as well.
+        """
+        entered = np.full(self.num_nodes, -1, dtype=np.int64)  # own decision before: 2 x information set + control
+        ancestor, control = self.node_parent.copy(), self.node_control.astype(np.int64)
+        while (searching := ancestor >= 0).any():
+            rows = np.flatnonzero(searching)
+            above = ancestor[rows]
+            own = self.node_seat[above] == self.node_seat[rows]
+            entered[rows[own]] = 2 * self.node_infoset[above[own]] + control[rows[own]]
+            control[rows] = self.node_control[above]
+            ancestor[rows] = np.where(own, -1, self.node_parent[above])
+        one_entry = np.empty(len(self.infosets), dtype=np.int64)
+        one_entry[self.node_infoset] = entered  # any of them: all must be the same
+        return bool((entered == one_entry[self.node_infoset]).all())
+
 
 @dataclass(frozen=True, slots=True)
 class _Opening:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,9 @@ class RecordedTask:
         }  # question ids carry the replicate
         self._nodes: dict[int, dict[tuple[int, int], int]] = {}
         self._said: dict[tuple[str, int], Utterance] = {}
+        # The texts are finite and come again and again; reading one takes longer than all the rest of a step.
+        self._extract = lru_cache(maxsize=None)(partial(extract_answer, kind=self.kind))
+        self._match = lru_cache(maxsize=None)(partial(answers_match, kind=self.kind))
 
     def _id(self, world: int) -> str:
         question, replicate = divmod(world, self._replicates)
@@ -97,11 +101,11 @@ class RecordedTask:
 
     def extract_answer(self, text: str) -> str | None:
         """Return the stated answer, read by the recording's kind."""
-        return extract_answer(text, self.kind)
+        return self._extract(text)
 
     def answers_match(self, prediction: str | None, gold: str) -> bool:
         """Return whether two answers are the same, by the recording's kind."""
-        return answers_match(prediction, gold, self.kind)
+        return self._match(prediction, gold)
 
     def worlds(self) -> Sequence[tuple[float, Question]]:
         """Return all worlds, equally likely."""
