@@ -43,16 +43,19 @@ def imports(path):
 
 
 ORDER = (
-    ("types", "errors"), ("answers",), ("tasks.base",), ("ballots",), ("dialogue",), ("infosets", "rewards", "prompts", "metrics"),
-    ("spaces", "rendering"), ("recordings.format",), ("tasks",), ("registry",), ("game",), ("face",), ("aec", "parallel"), ("testing",),
+    ("types", "errors"), ("answers",), ("tasks.base",), ("ballots",), ("dialogue",), ("infosets", "prompts", "metrics"),
+    ("rewards",), ("spaces", "rendering"), ("recordings",), ("tasks",), ("registry",), ("game",), ("batch", "face"), ("aec", "parallel"),
+    ("testing", "wrappers", "exact"), ("open_spiel",),
 )  # fmt: skip
 
 
 def level(module):
-    for depth, names in enumerate(ORDER):
-        if any(module == f"tracer_env.{name}" for name in names):
-            return depth
-    return next(d for d, names in enumerate(ORDER) if "tasks" in names) if ".tasks." in module else None
+    """A name stands for its module, or for a whole package unless a module of it is named itself."""
+    for part in (module, module.rpartition(".")[0]):
+        for depth, names in enumerate(ORDER):
+            if part in {f"tracer_env.{name}" for name in names}:
+                return depth
+    return None
 
 
 def test_the_environment_is_layered():

@@ -6,7 +6,7 @@
 >>> sorted(observations)
 ['proposer_0', 'reviewer_0']
 
-Needs numpy, gymnasium and pettingzoo only.
+Needs numpy, gymnasium, pettingzoo and, for rendering, rich: no model and no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from tracer_env.parallel import parallel_env
 from tracer_env.prompts import Prompt
 from tracer_env.registry import load_task, register_task
 from tracer_env.rendering import render
-from tracer_env.rewards import Costs, OutcomeRewards, RewardKind, RewardScheme, TracerRewards
+from tracer_env.rewards import (
+    Costs,
+    DifferenceRewards,
+    OutcomeRewards,
+    PotentialRewards,
+    RewardKind,
+    RewardScheme,
+    TracerRewards,
+)
 from tracer_env.spaces import UtteranceSpace
 from tracer_env.tasks.base import Task
 from tracer_env.types import (
@@ -47,9 +55,11 @@ __all__ = [
     "Control",
     "Costs",
     "DialogueState",
+    "DifferenceRewards",
     "EpisodeMetrics",
     "Game",
     "OutcomeRewards",
+    "PotentialRewards",
     "Prompt",
     "Question",
     "RewardKind",

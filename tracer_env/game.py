@@ -21,7 +21,7 @@ from tracer_env.errors import ActionError, ConfigError, UnknownNameError
 from tracer_env.infosets import ABSTRACTIONS, feature_vector, infoset_key
 from tracer_env.prompts import Prompt, build_prompt
 from tracer_env.registry import load_task
-from tracer_env.rewards import RewardScheme, check_finite, make_rewards, team_return
+from tracer_env.rewards import ContinuationScheme, RewardScheme, check_finite, make_rewards, team_return
 from tracer_env.tasks.base import ScriptedTask, Task
 from tracer_env.types import Action, Control, DialogueState, JointAction, Question, Role, Rules, Seat, Turn, Utterance
 
@@ -89,7 +89,8 @@ class Game:
         self.rules = Rules(**given) if self.script is None else _fixed_rules(self.script, given)
         if abstraction == "ballot" and self.rules.decide != "ballot":
             raise ConfigError("abstraction='ballot' needs decide='ballot'.")
-        self.rewards = make_rewards(rewards)
+        scheme = make_rewards(rewards)
+        self.rewards = scheme.bind(self) if isinstance(scheme, ContinuationScheme) else scheme
 
     # --- questions -------------------------------------------------------------------------------------------
 

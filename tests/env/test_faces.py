@@ -245,7 +245,7 @@ def test_unknown_settings():
     with pytest.raises(UnknownNameError, match="'tracer'"):
         tracer_env.raw_env(ToyTask(), rewards="trace")
     with pytest.raises(ConfigError, match="ballot"):
-        tracer_env.raw_env(ToyTask(), decide="ballot")
+        tracer_env.raw_env(ToyTask(), abstraction="ballot")
     env = tracer_env.raw_env(ToyTask())
     with pytest.warns(UserWarning, match="'indx' is unknown"):
         env.reset(options={"indx": 1})

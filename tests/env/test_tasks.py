@@ -383,9 +383,16 @@ def test_unknown_name_suggests_the_nearest() -> None:
         load_task("my-gsm8k")
 
 
-@pytest.mark.parametrize("name", ["recorded:demo", "simulated:easy", "recorded:games/a.npz"])
-def test_later_kinds_say_so(name: str) -> None:
-    with pytest.raises(ConfigError, match="not available in this version"):
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("recorded:demo", UnknownNameError, "unknown recording 'demo'"),
+        ("simulated:defalt", UnknownNameError, "Did you mean 'default'"),
+        ("recorded:games/a.npz", DataNotFoundError, "tracer record --out games/a.npz"),
+    ],
+)
+def test_scripted_tasks_are_found_or_say_what_there_is(name: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
         load_task(name)
 
 
