@@ -5,18 +5,25 @@ game checks what ``tracer_env.exact`` computes on the tree.
 
 The seats are the players, in the order of ``rules.seats``; action 0 is SKIP, 1 is SPEAK. The game starts with a chance
 move over the worlds, and what is said is a chance move wherever more than one thing may be said (one that has a single
-outcome is left out). In a simultaneous round the seats move one after the other and none sees what the others did. All
-players are paid the team return.
+outcome is left out). In a simultaneous round the seats move one after the other and none sees what the others did.
+
+At the end every player is paid the team return U, whatever the reward scheme: the rewards of single turns are not in
+it, and costs of ``scope="seat"`` are charged to all players alike, as U has them.
 
 Source: the API is that of google-deepmind/open_spiel 2.0.2, ``open_spiel/python/games/kuhn_poker.py``.
 """
 
+# mypy: disable-error-code="import-not-found, import-untyped", allow-subclassing-any
+# OpenSpiel has no type information, and may be missing
+
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass, fields
 from functools import cache
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,12 +35,14 @@ from tracer_env.types import Control, Seat
 
 __all__ = ["from_policy", "register_game", "to_policy"]
 
-# shape legend: N decision nodes, L leaves, P places: the N nodes, then the L leaves, then the chance moves
+# shape legend: I information sets, P places: the decision nodes, then the leaves, then the chance moves
 
 _CHANCE, _TERMINAL = -1, -4
 """OpenSpiel's numbers for who moves at a chance move and at the end (``pyspiel.PlayerId``)."""
 
 _NOWHERE = -1
+_START = (_NOWHERE, 0)
+"""Where no action leads, and by what (place, action) the game comes to its first place."""
 
 _digests: dict[str, str] = {}
 """Digest of the tree behind each name that this process registered: OpenSpiel forgets no name either."""
@@ -128,11 +137,11 @@ def from_policy(game: Any, policy: Any) -> dict[tuple[Seat, str], float]:
     """
     tree, places = _check_game(game).tree, game.places
     probs: dict[tuple[Seat, str], float] = {}
-    for node in np.flatnonzero(tree.may_skip).tolist():
-        pair = tree.infosets[tree.node_infoset[node]]
-        if pair not in probs:  # OpenSpiel's policies are asked with a state: any of the set does
-            state = _replay(game.game_type.short_name, [action for _, action in places.path(node)])
-            probs[pair] = float(dict(policy.action_probabilities(state)).get(int(Control.SPEAK), 0.0))
+    choices = np.flatnonzero(tree.may_skip)
+    for infoset, row in zip(*np.unique(tree.node_infoset[choices], return_index=True), strict=True):
+        # OpenSpiel's policies are asked with a state: any of the set does.
+        state = _replay(game.game_type.short_name, [action for _, action in places.path(choices[row])])
+        probs[tree.infosets[infoset]] = float(policy.action_probabilities(state).get(Control.SPEAK, 0.0))
     return probs
 
 
@@ -151,13 +160,13 @@ class _Places:
 
     Attributes:
         first: where the game starts.
-        player: who moves at each place.
-        after: where each action leads; -1 where it is masked.
-        chance: probabilities of the outcomes of each chance move; empty elsewhere.
-        came_by: the place before and the action that leads here; (-1, 0) at the start.
-        pays: the team return at the leaves; 0 elsewhere.
+        player: P numbers: who moves.
+        after: P lists: where each action leads; -1 where it is masked.
+        chance: P lists: probabilities of the outcomes of a chance move; empty elsewhere.
+        came_by: P pairs: the place before and the action that leads here; (-1, 0) at the start.
+        pays: P numbers: the team return at a leaf; 0 elsewhere.
         infoset: the information set of each decision, a row of ``labels``.
-        labels: what OpenSpiel calls each information set: its key, or seat and key where seats share keys.
+        labels: I strings: what OpenSpiel calls the set: its key, or seat and key where seats share keys.
     """
 
     first: int
@@ -177,48 +186,46 @@ class _Places:
         """Return the (place, action) pairs that lead to a place, from the start."""
         steps = []
         while place != self.first:
-            place, action = self.came_by[place]
-            steps.append((place, action))
+            steps.append(self.came_by[place])
+            place = steps[-1][0]
         return steps[::-1]
 
 
 def _places_of(tree: ControlTree) -> _Places:
     decisions, leaves = tree.num_nodes, tree.num_leaves
-    player = [int(seat) for seat in tree.node_seat] + [_TERMINAL] * leaves
-    after = [[_NOWHERE, _NOWHERE] for _ in range(decisions)] + [[] for _ in range(leaves)]
+    prob = np.concatenate([tree.node_prob, tree.leaf_prob]).tolist()
+    parent = np.concatenate([tree.node_parent, tree.leaf_parent])
+    control = np.where(parent == _NOWHERE, 0, np.concatenate([tree.node_control, tree.leaf_control]))
+    came_by: list[tuple[int, int]] = list(zip(parent.tolist(), control.tolist(), strict=True))
+    player = tree.node_seat.tolist() + [_TERMINAL] * leaves
+    after = [[_NOWHERE] * len(Control) for _ in range(decisions)] + [[] for _ in range(leaves)]
     chance: list[list[float]] = [[] for _ in player]
-    came_by = [(_NOWHERE, 0)] * len(player)
-    ways: dict[tuple[int, int], list[tuple[int, float]]] = {}
-    parents = np.concatenate([tree.node_parent, tree.leaf_parent]).tolist()
-    controls = np.concatenate([tree.node_control, tree.leaf_control]).tolist()
-    for place, prob in enumerate(np.concatenate([tree.node_prob, tree.leaf_prob]).tolist()):
-        edge = (parents[place], controls[place] if parents[place] != _NOWHERE else 0)
-        ways.setdefault(edge, []).append((place, prob))
-    first = _NOWHERE
-    for (parent, control), outcomes in ways.items():
-        target = outcomes[0][0]
+    pays = [0.0] * decisions + tree.leaf_return.tolist()
+    ways = defaultdict(list)
+    for place, step in enumerate(came_by):
+        ways[step].append(place)
+    for step, outcomes in ways.items():
+        target = outcomes[0]
         if len(outcomes) > 1:
             target = len(player)
             player.append(_CHANCE)
-            after.append([place for place, _ in outcomes])
-            chance.append([prob for _, prob in outcomes])
-            came_by.append((_NOWHERE, 0))
-            for outcome, (place, _) in enumerate(outcomes):
+            after.append(outcomes)
+            chance.append([prob[place] for place in outcomes])
+            came_by.append(step)
+            pays.append(0.0)
+            for outcome, place in enumerate(outcomes):
                 came_by[place] = (target, outcome)
-        if parent == _NOWHERE:
-            first = target
-        else:
-            after[parent][control] = target
-            came_by[target] = (parent, control)
+        if step != _START:
+            after[step[0]][step[1]] = target
     keys = [key for _, key in tree.infosets]
     shared = len(set(keys)) < len(keys)
     return _Places(
-        first=first,
+        first=came_by.index(_START),
         player=player,
         after=after,
         chance=chance,
         came_by=came_by,
-        pays=[0.0] * decisions + tree.leaf_return.tolist() + [0.0] * (len(player) - decisions - leaves),
+        pays=pays,
         infoset=tree.node_infoset.tolist(),
         labels=[f"{seat.name}: {key}" if shared else key for seat, key in tree.infosets],
     )
@@ -370,8 +377,13 @@ def _game_class() -> Any:
         def max_chance_nodes_in_history(self) -> int:
             return len(self.tree.depth_slices) + 1  # the world, and one after each decision at most
 
-        def make_py_observer(self, iig_obs_type: Any = None, params: Any = None) -> _Observer:
-            return _Observer()
+        def make_py_observer(self, iig_obs_type: Any = None, params: Any = None) -> Any:
+            return SimpleNamespace(  # what OpenSpiel's C++ side asks for information states; there is no tensor
+                tensor=None,
+                dict={},
+                set_from=lambda state, player: None,
+                string_from=lambda state, player: state.information_state_string(player),
+            )
 
         def information_of(self, place: int, player: int) -> str:
             """Return what a player knows: the set it decides in, or between its turns its last one and what it did."""
@@ -392,19 +404,3 @@ def _game_class() -> Any:
             return f"world {self.tree.world_ids[action]}" if place == self.places.first else f"outcome {action}"
 
     return TreeGame
-
-
-class _Observer:
-    """What OpenSpiel's C++ side asks for information states; there is no tensor."""
-
-    def __init__(self) -> None:
-        """Have the attributes that OpenSpiel asks for."""
-        self.tensor = None
-        self.dict: dict[str, Any] = {}
-
-    def set_from(self, state: Any, player: int) -> None:
-        """There is nothing to set."""
-
-    def string_from(self, state: Any, player: int) -> str:
-        """Return the information state."""
-        return str(state.information_state_string(player))
