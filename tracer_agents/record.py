@@ -1,6 +1,7 @@
 """Recording a game: the complete control tree of every question, or its ballot pool, written by a real generator.
 
-Owns how a recording is made. The file format is ``tracer_env/recordings``; how it is played ``tracer_env/tasks/recorded``.
+Owns how a recording is made. The file format is in ``tracer_env/recordings``; how it is played is in
+``tracer_env/tasks/recorded.py``.
 """
 
 from __future__ import annotations
@@ -20,23 +21,44 @@ from tracer_agents.assembly import SHIPPED_MODEL, evaluation_questions, load_gen
 from tracer_agents.config import TrainConfig
 from tracer_agents.evaluate import config_of_run
 from tracer_agents.interfaces import Generator, Request
-from tracer_agents.records import software, write_json
-from tracer_env import Action, Control, DialogueState, Game, Question, Role, Seat, Utterance, Verdict
+from tracer_agents.records import read_json_object, software, write_json
+from tracer_env import Action, Control, DialogueState, Game, Question, Role, Rules, Seat, Utterance, Verdict
 from tracer_env import prompts as wording
-from tracer_env.dialogue import play_turn
+from tracer_env.dialogue import play_turn, round_role
 from tracer_env.errors import ConfigError, RecordingError
+from tracer_env.recordings import (
+    SETTINGS,
+    Recording,
+    Utterances,
+    hash_of_prompt,
+    load_recording,
+    read_manifest,
+    save_recording,
+)
 from tracer_env.registry import names_a_file
-from tracer_env.recordings import Recording, Utterances, hash_of_prompt, load_recording, read_manifest, save_recording
 from tracer_env.tasks.recorded import path_of, pool_places
 
-__all__ = ["GeneratorWriter", "RecordPlan", "Writer", "hash_of_files", "merge_recordings", "record", "record_chunk", "record_with_model"]
+__all__ = [
+    "GeneratorWriter",
+    "RecordPlan",
+    "Writer",
+    "check_recordable",
+    "hash_of_files",
+    "merge_recordings",
+    "record",
+    "record_chunk",
+    "record_with_model",
+]
 
 Asked = tuple[DialogueState, Seat]
 Writer = Callable[[Sequence[Asked], float], list[Utterance]]
 """Writes one utterance for each (state, seat) at a temperature (0 is greedy)."""
 
 _MAX_LEAVES = 4096
-"""A control tree with more leaves for a question is refused: it grows as 2 to the number of turns."""
+"""A control tree with more leaves for a question is refused: it grows as 2 to the number of choices."""
+
+_MAX_TURNS, _MAX_SEATS = 31, 256
+"""What the format's integers hold: a path of 32 bits that begins with a 1, and a seat of 8 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +251,7 @@ def _review_states(game: Game, firsts: Sequence[Asked], said: Sequence[Utterance
     asked = []
     for (state, seat), utterance in zip(firsts, said, strict=True):
         turn = play_turn(game.rules, game.task, state, seat, Action(Control.SPEAK, utterance))
-        asked.append((replace(state, turns=(turn,), round=1), reviewer))
+        asked.append((state._replace(turns=(turn,), round=1), reviewer))
     return asked
 
 
@@ -268,12 +290,12 @@ def record(
 ) -> Path:
     """Record questions into one file. Called again after an interruption, it goes on where it was.
 
-    Every chunk is one file in ``<out>.parts``, written atomically and seeded by (seed, chunk), so that neither a
-    repeated nor a lost question is possible and the result does not depend on interruptions.
+    Every chunk is one file in ``<out>.parts``, written atomically, and a ``GeneratorWriter`` is seeded by (seed,
+    chunk), so that neither a repeated nor a lost question is possible and the result does not depend on interruptions.
 
     Args:
         game: the live game.
-        write: writes the texts; its ``reseed(seed)`` is called before each chunk when it has one.
+        write: writes the texts; a ``GeneratorWriter`` is reseeded before each chunk.
         questions: what is recorded.
         out: the file to make, ending in ``.npz``.
         plan: how much of each question.
@@ -284,19 +306,24 @@ def record(
         ``out``.
 
     Raises:
-        ConfigError: if ``out`` or its parts belong to a recording with other settings, or the tree is too large.
+        ConfigError: if ``out`` or its parts belong to a recording with other settings, the tree is too large, or
+            there is no question.
     """
     check_recordable(game, plan)
+    if not questions:
+        raise ConfigError("a recording needs at least one question.")
     manifest = _manifest(game, questions, out, plan, model)
-    if _finished(out, manifest):
-        return out
     folder = out.with_name(out.name + ".parts")
+    if _finished(out, manifest):
+        if not (folder / "manifest.json").is_file() or not _other_parts(folder, manifest):
+            shutil.rmtree(folder, ignore_errors=True)  # stopped before it was tidied up
+        return out
     _open_parts(folder, manifest)
     chunks = [questions[k : k + plan.chunk] for k in range(0, len(questions), plan.chunk)]
     parts, done = [], 0
     for number, chunk in enumerate(chunks):
         path = folder / f"{number:06d}.npz"
-        part = _read_part(path)
+        part = _read_part(path, manifest)
         if on_chunk is not None:
             on_chunk(done, len(questions))
         if part is None:
@@ -308,7 +335,9 @@ def record(
         done += len(chunk)
     if on_chunk is not None:
         on_chunk(done, len(questions))
-    save_recording(out, merge_recordings(parts, {**manifest, **_counts(parts[0])}))
+    whole = folder / "whole.npz"  # what is left of an interrupted write goes with the folder
+    save_recording(whole, merge_recordings(parts, {**manifest, **_counts(parts[0])}))
+    whole.replace(out)
     shutil.rmtree(folder)
     return out
 
@@ -338,27 +367,36 @@ def check_recordable(game: Game, plan: RecordPlan) -> None:
                 f"pool has {plan.proposals} and {plan.reviews}. Raise them or lower the rounds."
             )
         return
-    seats = {"simultaneous": max(rules.proposers, rules.reviewers)}.get(rules.schedule, 1)
-    leaves = 2 ** (rules.rounds * seats - 1)
-    if leaves > _MAX_LEAVES:
+    turns = [_turns_of_round(rules, r) for r in range(rules.rounds)]
+    choices = sum(turns[1:])  # in the first round no answer stands and everybody has to speak
+    if 2**choices > _MAX_LEAVES:
         raise ConfigError(
-            f"the control tree of this team has up to {leaves} leaves for each question (2 to the number of turns); "
-            f"at most {_MAX_LEAVES} are recorded. Lower rounds or seats."
+            f"the control tree of this team has up to {2**choices} leaves for each question (2 to the number of "
+            f"choices); at most {_MAX_LEAVES} are recorded. Lower rounds or seats."
         )
+    if sum(turns[:-1]) > _MAX_TURNS or len(rules.seats) > _MAX_SEATS:
+        raise ConfigError(
+            f"a recording holds up to {_MAX_SEATS} seats and {_MAX_TURNS} turns before the last round; this team has "
+            f"{len(rules.seats)} and {sum(turns[:-1])}. Lower rounds or seats."
+        )
+
+
+def _turns_of_round(rules: Rules, round_index: int) -> int:
+    if rules.schedule != "simultaneous":
+        return 1
+    return rules.proposers if round_role(rules, round_index) is Role.PROPOSER else rules.reviewers
 
 
 def _manifest(
     game: Game, questions: Sequence[Question], out: Path, plan: RecordPlan, model: Mapping[str, Any]
 ) -> dict[str, Any]:
-    rules = game.rules
-    names = ("proposers", "reviewers", "rounds", "schedule", "decide", "on_invalid")
     data = json.dumps([[q.question_id, q.text, q.gold] for q in questions])
     return {
         "name": out.stem,
         "task": game.task.name,
         "split": game.task.split,
         "kind": game.task.kind,
-        "settings": {name: getattr(rules, name) for name in names},
+        "settings": {name: getattr(game.rules, name) for name in SETTINGS},
         "plan": {name: getattr(plan, name) for name in plan.__dataclass_fields__},
         "seed": plan.seed,
         "temperature": plan.temperature,
@@ -373,40 +411,50 @@ _SAME = ("task", "split", "kind", "settings", "plan", "data", "prompts", "model"
 
 
 def _differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    return next((key for key in _SAME if json.dumps(ours[key]) != json.dumps(theirs.get(key))), None)
+    def written(value: Any) -> str:  # files may hold the keys in another order
+        return json.dumps(value, sort_keys=True)
+
+    return next((key for key in _SAME if written(ours[key]) != written(theirs.get(key))), None)
 
 
 def _finished(out: Path, manifest: Mapping[str, Any]) -> bool:
     if not out.exists():
         return False
-    difference = _differs(manifest, read_manifest(out))
+    try:
+        difference = _differs(manifest, read_manifest(out))
+    except RecordingError as error:
+        raise ConfigError(f"{out} is there already. Name another file or remove it. ({error})") from error
     if difference is not None:
         raise ConfigError(f"{out} is there already, with another {difference!r}. Name another file or remove it.")
     return True
 
 
 def _open_parts(folder: Path, manifest: Mapping[str, Any]) -> None:
-    settings = folder / "manifest.json"
-    if settings.is_file():
-        theirs = json.loads(settings.read_text(encoding="utf-8"))
-        difference = _differs(json.loads(json.dumps(manifest)), theirs)
+    if (folder / "manifest.json").is_file():
+        difference = _other_parts(folder, manifest)
         if difference is not None:
             raise ConfigError(
                 f"{folder} belongs to a recording with another {difference!r}. Go on with its options, or remove it."
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(settings, manifest)
+    write_json(folder / "manifest.json", manifest)
 
 
-def _read_part(path: Path) -> Recording | None:
-    """Return a chunk that is there and whole; a damaged one is made again."""
+def _other_parts(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    """Return in what the recording that parts belong to differs from ours."""
+    return _differs(manifest, read_json_object(folder / "manifest.json", "remove the folder", ConfigError))
+
+
+def _read_part(path: Path, manifest: Mapping[str, Any]) -> Recording | None:
+    """Return a chunk that is there, whole and of this recording; another one is made again."""
     if not path.is_file():
         return None
     try:
-        return load_recording(path)
+        part = load_recording(path)
     except RecordingError:
         return None
+    return part if _differs(manifest, part.manifest) is None else None
 
 
 _MODEL_FILES = (
@@ -466,7 +514,7 @@ def record_with_model(
     """
     if out.suffix != ".npz":
         raise ConfigError(f"a recording is a file that ends in .npz, not {out}.")
-    if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
+    if out.is_dir() or any(path.exists() and not path.is_dir() for path in out.parents):
         raise ConfigError(f"cannot write {out}: name a file in a folder.")
     if num_questions < 1:
         raise ConfigError(f"the number of questions must be at least 1, not {num_questions}.")
@@ -474,7 +522,7 @@ def record_with_model(
     changes = {"model": model, "max_new_tokens": max_new_tokens, "batch_size": batch_size, "data_dir": data_dir}
     config = TrainConfig.from_settings({k: v for k, v in changes.items() if v is not None}, config)
     if run is not None:  # the rules that the team was trained under
-        trained = {name: getattr(config, name) for name in ("proposers", "reviewers", "rounds", "schedule", "on_invalid")}
+        trained = {name: getattr(config, name) for name in SETTINGS if name != "decide"}
         rules = {**trained, **{name: value for name, value in rules.items() if value is not None}}
     named = task != "arithmetic" and not names_a_file(task)
     game = Game(task, split=split, data_dir=config.data_dir if named else None, **rules)

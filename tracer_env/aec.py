@@ -74,6 +74,7 @@ class raw_env(Face, AECEnv[str, Any, Any]):
     """
 
     _buffer: dict[Seat, Action]  # the actions of the round so far
+    _infos: dict[str, dict[str, Any]]  # of the agents that somebody has looked at since the last round
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         """Start an episode.
@@ -99,9 +100,36 @@ class raw_env(Face, AECEnv[str, Any, Any]):
         state = self.dialogue
         self._buffer = {}
         self._acting = self.game.acting(state)
+        self._infos = {}
         if self._acting:
             self.agent_selection = self._acting[0].name
-        self.infos = {name: self.game.info(state, self._seats[name], self._acts(name)) for name in self.agents}
+
+    @property
+    def infos(self) -> dict[str, dict[str, Any]]:
+        """The info dicts of all live agents, each made when somebody looks."""
+        for agent in self.agents:
+            self._info(agent)
+        return self._infos
+
+    def _info(self, agent: str) -> dict[str, Any]:
+        info = self._infos.get(agent)
+        if info is None:
+            info = self._infos[agent] = self.game.info(self.dialogue, self._seats[agent], self._acts(agent))
+        return info
+
+    def last(self, observe: bool = True) -> tuple[dict[str, Any] | None, float, bool, bool, dict[str, Any]]:
+        """Return observation, cumulative reward, termination, truncation and info of the selected agent.
+
+        As PettingZoo's own, but nothing is made for the other agents.
+        """
+        agent = self.agent_selection
+        return (
+            self.observe(agent) if observe else None,
+            self._cumulative_rewards[agent],
+            self.terminations[agent],
+            self.truncations[agent],
+            self._info(agent),
+        )
 
     def _acts(self, agent: str) -> bool:
         seat = self._seats[agent]
@@ -129,11 +157,10 @@ class raw_env(Face, AECEnv[str, Any, Any]):
         seat = self._seats[agent]
         self._buffer[seat] = self.game.parse_action(agent, action)
         self._cumulative_rewards[agent] = 0.0
-        self._clear_rewards()
         if len(self._buffer) < len(self._acting):
+            self._clear_rewards()
             self.agent_selection = self._acting[len(self._buffer)].name
-            # Only the mask of the seat that has just acted changes; nothing of the round is visible yet.
-            self.infos[agent] = self.game.info(state, seat, acts=False)
+            self._infos.pop(agent, None)  # only the mask of the seat that has just acted changes: the round is hidden
             return
         self._finish_round(state)
         if self.render_mode == "human":
@@ -145,7 +172,7 @@ class raw_env(Face, AECEnv[str, Any, Any]):
         self._state = after
         for seat, value in pay.items():
             self.rewards[seat.name] = value
-        self._accumulate_rewards()
+            self._cumulative_rewards[seat.name] += value
         if after.over:
             self.terminations = dict.fromkeys(self.agents, not after.truncated)
             self.truncations = dict.fromkeys(self.agents, after.truncated)

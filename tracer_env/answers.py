@@ -29,6 +29,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from functools import lru_cache
 from importlib.util import find_spec
 
 from tracer_env.errors import MissingExtraError, UnknownNameError
@@ -40,6 +41,8 @@ ANSWER_KINDS = ("number", "latex", "choice")
 
 _MAX_STATEMENT = 1000
 """Characters looked at behind a marker, and the longest last line or LaTeX answer: bounds the cost of a long text."""
+_MAX_REMEMBERED = 2000
+"""Longer texts are read anew each time: bounds the memory that what was read before takes."""
 _MAX_DIGITS = 400
 """A numeral of more digits, or with a larger power of ten, is not a number: bounds the cost of exact arithmetic."""
 _MATH_TIMEOUT_S = 3
@@ -67,10 +70,19 @@ def extract_answer(text: str, kind: str) -> str | None:
     >>> extract_answer("Hence **Answer: (C)** because a metal conducts.", "choice")
     'C'
     """
+    if len(text) <= _MAX_REMEMBERED:
+        return _extract_again(str(text), kind)
+    return _extract(str(text), kind)
+
+
+def _extract(text: str, kind: str) -> str | None:
     if kind not in _KINDS:
         raise UnknownNameError("answer kind", kind, ANSWER_KINDS)
-    extract, _ = _KINDS[kind]
-    return extract(str(text))
+    return _KINDS[kind][0](text)
+
+
+# The candidates of a group are read once more when one of them is played, and recorded texts again and again.
+_extract_again = lru_cache(maxsize=8192)(_extract)
 
 
 def answers_match(prediction: str | None, gold: str, kind: str) -> bool:
@@ -91,10 +103,9 @@ def answers_match(prediction: str | None, gold: str, kind: str) -> bool:
     """
     if kind not in _KINDS:
         raise UnknownNameError("answer kind", kind, ANSWER_KINDS)
-    _, match = _KINDS[kind]
     if prediction is None or len(prediction) > _MAX_STATEMENT:
         return False
-    return match(str(prediction), gold)
+    return _KINDS[kind][1](str(prediction), gold)
 
 
 def check_kind(kind: str) -> None:
@@ -133,7 +144,13 @@ def parse_verdict(text: str) -> Verdict | None:
     >>> parse_verdict("Correct the sign in step 2.") is parse_verdict("RIGHT or WRONG") is None
     True
     """
-    line = next((line for line in str(text).splitlines() if line.strip()), "").translate(_MARKS)
+    line = next((line for line in str(text).splitlines() if line.strip()), "")
+    return _verdict_of_line(line) if len(line) <= _MAX_REMEMBERED else _verdict_of_line.__wrapped__(line)
+
+
+@lru_cache(maxsize=8192)
+def _verdict_of_line(line: str) -> Verdict | None:
+    line = line.translate(_MARKS)
     found = _VERDICT.match(line)
     if found is None or len({word.upper() for word in _VERDICT_WORD.findall(line)}) != 1:
         return None
@@ -319,6 +336,7 @@ def _value(numeral: str) -> Fraction | None:
         return None
 
 
+@lru_cache(maxsize=8192)
 def _same_number(prediction: str, gold: str) -> bool:
     a, b = _stated_number(prediction), _stated_number(gold)
     return a is not None and b is not None and _value(a) == _value(b)

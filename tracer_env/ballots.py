@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tracer_env.tasks.base import Task
 from tracer_env.types import Ballot, Role, Turn, Verdict
@@ -38,11 +38,16 @@ def verdict_weight(ballot: Ballot, turn: Turn) -> float:
 
 @dataclass(slots=True)
 class _Cluster:
-    """All proposals of one answer."""
+    """All proposals of one answer, and the weights of these and of their verdicts."""
 
     first: Turn
-    score: float = 0.0
+    weights: list[float] = field(default_factory=list)
     votes: int = 0
+
+    @property
+    def score(self) -> float:
+        """Their sum, rounded once: in whatever order the same weights came, a tie is a tie."""
+        return math.fsum(self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +85,9 @@ def tally(ballot: Ballot, task: Task, turns: Sequence[Turn], standing: str | Non
         if turn.seat.role is Role.PROPOSER:
             judged = _cluster_of(task, clusters, turn)
             if judged is not None:
-                judged.score += ballot.prior
+                judged.weights.append(ballot.prior)
         elif judged is not None:
-            judged.score += verdict_weight(ballot, turn)
+            judged.weights.append(verdict_weight(ballot, turn))
             judged.votes += 0 if turn.verdict is None else 1 if turn.verdict is Verdict.RIGHT else -1
     if not clusters:
         return None

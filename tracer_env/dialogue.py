@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from tracer_env.answers import parse_verdict
 from tracer_env.ballots import same_answer, tally
 from tracer_env.errors import ActionError, ConfigError, UnknownNameError
 from tracer_env.tasks.base import Task
 from tracer_env.types import (
+    SILENCE,
     Action,
     Ballot,
     Control,
@@ -28,7 +28,6 @@ from tracer_env.types import (
     Schedule,
     Seat,
     Turn,
-    Utterance,
     Verdict,
 )
 
@@ -99,20 +98,21 @@ def round_role(rules: Rules, round_index: int) -> Role:
 def _round_robin(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
     role = round_role(rules, state.round)
     turn_of_role = state.round if rules.reviewers == 0 else state.round // 2
+    seats = rules.seats_of[role]
     if role is Role.PROPOSER:
-        return (Seat(role, turn_of_role % rules.proposers),)
-    author = None if state.standing is None else state.standing.seat.index
-    others = [k for k in range(rules.reviewers) if k != author] or list(range(rules.reviewers))
-    return (Seat(role, others[turn_of_role % len(others)]),)
+        return (seats[turn_of_role % rules.proposers],)
+    if state.standing is not None and rules.reviewers > 1:
+        author = state.standing.seat.index
+        seats = tuple(seat for seat in seats if seat.index != author)
+    return (seats[turn_of_role % len(seats)],)
 
 
 def _simultaneous(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
-    role = round_role(rules, state.round)
-    return tuple(seat for seat in rules.seats if seat.role is role)
+    return rules.seats_of[round_role(rules, state.round)]
 
 
 def _reference(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
-    return (Seat(round_role(rules, state.round), state.round % rules.proposers),)
+    return (rules.seats_of[round_role(rules, state.round)][state.round % rules.proposers],)
 
 
 SCHEDULES: Mapping[str, Schedule] = {
@@ -206,9 +206,11 @@ def control_mask(state: DialogueState, seat: Seat) -> tuple[bool, bool]:
 
 def role_rounds_left(rules: Rules, state: DialogueState, role: Role) -> int:
     """Return how many rounds of ``role`` come after the current one (an upper bound under a user's schedule)."""
+    if state.round >= rules.rounds:
+        return 0
     if not isinstance(rules.schedule, str):
-        return max(rules.rounds - 1 - state.round, 0)
-    return sum(round_role(rules, r) is role for r in range(state.round + 1, rules.rounds))
+        return rules.rounds - 1 - state.round
+    return rules.rounds_left[role][state.round]
 
 
 def proposal_rounds_left(rules: Rules, state: DialogueState) -> int:
@@ -218,7 +220,7 @@ def proposal_rounds_left(rules: Rules, state: DialogueState) -> int:
 
 def is_last(rules: Rules, state: DialogueState) -> bool:
     """Return whether no proposal round comes after the current turn."""
-    return proposal_rounds_left(rules, state) == 0
+    return state.round >= rules.rounds or role_rounds_left(rules, state, Role.PROPOSER) == 0
 
 
 def judged_proposal(rules: Rules, state: DialogueState) -> Proposal | None:
@@ -256,22 +258,25 @@ def advance(rules: Rules, task: Task, state: DialogueState, actions: JointAction
     seats = acting_seats(rules, state)
     if not seats:
         raise ActionError("the episode is over; call reset() before acting again.")
-    if set(actions) != set(seats):
+    if len(actions) != len(seats) or not all(map(actions.__contains__, seats)):
         raise ActionError(
             f"round {state.round} needs one action for each of {[s.name for s in seats]}, "
             f"got actions for {sorted(s.name for s in actions)}."
         )
-    turns = tuple(
-        play_turn(rules, task, state, seat, actions[seat], len(state.turns) + k) for k, seat in enumerate(seats)
-    )
+    first = len(state.turns)
+    turns = tuple([play_turn(rules, task, state, seat, actions[seat], first + k) for k, seat in enumerate(seats)])
+    standing, votes, margin = state.standing, state.votes, state.margin
     if rules.decide == "ballot":
-        after = _settle_ballot(rules, task, state, turns)
+        standing, votes, margin = _settle_ballot(rules, task, state, turns)
     elif seats[0].role is Role.PROPOSER:
-        after = _settle_proposals(rules, task, state, turns)
+        standing, votes = _settle_proposals(rules, task, state, turns)
     else:
-        votes = {Verdict.RIGHT: 1, Verdict.WRONG: -1, None: 0}
-        after = replace(state, votes=state.votes + sum(votes[t.verdict] for t in turns))
-    return _finish_round(rules, state, after, turns)
+        for turn in turns:
+            votes += _VOTES[turn.verdict]
+    return _after_round(rules, state, turns, standing, votes, margin)
+
+
+_VOTES: Mapping[Verdict | None, int] = {Verdict.RIGHT: 1, Verdict.WRONG: -1, None: 0}
 
 
 def play_turn(
@@ -295,7 +300,7 @@ def play_turn(
     judged = judged_proposal(rules, state) if seat.role is Role.REVIEWER else state.standing
     standing_correct = None if judged is None or judged.answer is None else judged.correct
     if action.control is Control.SKIP and may_skip:
-        return Turn(index, state.round, seat, Control.SKIP, Utterance(), standing_correct=standing_correct)
+        return Turn(index, state.round, seat, Control.SKIP, SILENCE, standing_correct=standing_correct)
     text = action.utterance
     clean, clipped = clean_text(text, rules.max_utterance_chars)
     utterance = text if not clipped else text.with_text(clean)
@@ -306,28 +311,31 @@ def play_turn(
     else:
         verdict = parse_verdict(utterance)
         correct = verdict is not None and (verdict is Verdict.RIGHT) == bool(standing_correct)
-    estimated = utterance.tokens_out is None
+    tokens_out = utterance.tokens_out
+    estimated = tokens_out is None
     counter: Callable[[str], int] = rules.count_tokens or count_words
     return Turn(
-        index=index,
-        round=state.round,
-        seat=seat,
-        control=Control.SPEAK,
-        utterance=utterance,
-        answer=answer,
-        verdict=verdict,
-        correct=correct,
-        standing_correct=standing_correct,
-        tokens_in=utterance.tokens_in or 0,
-        tokens_out=counter(utterance) if utterance.tokens_out is None else utterance.tokens_out,
-        tokens_estimated=estimated,
-        clipped=clipped,
+        index,
+        state.round,
+        seat,
+        Control.SPEAK,
+        utterance,
+        answer,
+        verdict,
+        correct,
+        standing_correct,
+        utterance.tokens_in or 0,
+        counter(utterance) if tokens_out is None else tokens_out,
+        estimated,
+        clipped,
         control_corrected=action.control is Control.SKIP,
     )
 
 
-def _settle_proposals(rules: Rules, task: Task, state: DialogueState, turns: tuple[Turn, ...]) -> DialogueState:
-    """Count the round's ballots and put the winner up as the standing answer (``decide="last"``)."""
+def _settle_proposals(
+    rules: Rules, task: Task, state: DialogueState, turns: tuple[Turn, ...]
+) -> tuple[Proposal | None, int]:
+    """Count the round's ballots; return the standing answer and its votes (``decide="last"``)."""
     old = state.standing
     old_answer = state.answer
     clusters: list[tuple[str | None, list[Turn]]] = []  # an answer and the ballots for it, in seat order
@@ -343,48 +351,64 @@ def _settle_proposals(rules: Rules, task: Task, state: DialogueState, turns: tup
             clusters.append((answer, [turn]))
     if not clusters:
         if old_answer is not None:
-            return state
+            return old, state.votes
         clusters = [(None, list(turns))]  # nothing valid stands or was said: an invalid answer is pending
-    winner, ballots = max(
-        clusters, key=lambda c: (c[0] is not None, len(c[1]), old is not None and same_answer(task, c[0], old_answer))
-    )
-    speakers = [turn for turn in ballots if turn.spoke]
-    if not speakers:
-        return state
-    first = speakers[0]
+    winner, ballots = clusters[0]
+    if len(clusters) > 1:
+        winner, ballots = max(
+            clusters,
+            key=lambda c: (c[0] is not None, len(c[1]), old is not None and same_answer(task, c[0], old_answer)),
+        )
+    first = next((turn for turn in ballots if turn.spoke), None)
+    if first is None:
+        return old, state.votes
     unchanged = old is not None and same_answer(task, winner, old_answer)
-    return replace(state, standing=_proposal(first), votes=state.votes if unchanged else 0)
+    return _proposal(first), state.votes if unchanged else 0
 
 
-def _settle_ballot(rules: Rules, task: Task, state: DialogueState, turns: tuple[Turn, ...]) -> DialogueState:
-    """Count the ballot over all proposals and put its leader up as the standing answer (``decide="ballot"``)."""
+def _settle_ballot(
+    rules: Rules, task: Task, state: DialogueState, turns: tuple[Turn, ...]
+) -> tuple[Proposal | None, int, float]:
+    """Count the ballot over all proposals; return its leader, the votes on it and its margin (``decide="ballot"``)."""
     result = tally(rules.ballot, task, (*state.turns, *turns), standing=state.answer)
-    if result is None:
-        proposals = [turn for turn in turns if turn.spoke and turn.seat.role is Role.PROPOSER]
-        return replace(state, standing=_proposal(proposals[-1])) if proposals else state
-    return replace(state, standing=_proposal(result.leader), votes=result.votes, margin=result.margin)
+    if result is not None:
+        return _proposal(result.leader), result.votes, result.margin
+    proposals = [turn for turn in turns if turn.spoke and turn.seat.role is Role.PROPOSER]
+    return _proposal(proposals[-1]) if proposals else state.standing, state.votes, state.margin
 
 
-def _finish_round(rules: Rules, before: DialogueState, after: DialogueState, turns: tuple[Turn, ...]) -> DialogueState:
-    skips = before.skips_in_a_row
+def _after_round(
+    rules: Rules, before: DialogueState, turns: tuple[Turn, ...], standing: Proposal | None, votes: int, margin: float
+) -> DialogueState:
+    skips, tokens_in, tokens_spent, calls_spent = (
+        before.skips_in_a_row, before.tokens_in, before.tokens_spent, before.calls_spent
+    )  # fmt: skip
     for turn in turns:
-        skips = 0 if turn.spoke else skips + 1
-    tokens_spent = before.tokens_spent + sum(t.tokens_out for t in turns)
+        if turn.spoke:
+            skips = 0
+            calls_spent += 1
+            tokens_in += turn.tokens_in
+            tokens_spent += turn.tokens_out
+        else:
+            skips += 1
     next_round = before.round + 1
     ended = (
         next_round >= rules.rounds
         or (rules.stop_after_skips is not None and skips >= rules.stop_after_skips)
-        or (rules.stop_at_votes is not None and abs(after.votes) >= rules.stop_at_votes)
+        or (rules.stop_at_votes is not None and abs(votes) >= rules.stop_at_votes)
     )
     truncated = not ended and rules.token_budget is not None and tokens_spent >= rules.token_budget
-    return replace(
-        after,
-        turns=before.turns + turns,
-        round=next_round,
-        skips_in_a_row=skips,
-        tokens_in=before.tokens_in + sum(t.tokens_in for t in turns),
-        tokens_spent=tokens_spent,
-        calls_spent=before.calls_spent + sum(t.spoke for t in turns),
-        over=ended or truncated,
-        truncated=truncated,
+    return DialogueState(
+        before.question,
+        before.turns + turns,
+        next_round,
+        standing,
+        votes,
+        margin,
+        skips,
+        tokens_in,
+        tokens_spent,
+        calls_spent,
+        ended or truncated,
+        truncated,
     )

@@ -30,7 +30,7 @@ def _pending(state: DialogueState) -> str:
 
 def _paper_key(rules: Rules, state: DialogueState, seat: Seat) -> str:
     time = "last" if is_last(rules, state) else "not_last"
-    return f"{seat.role.value}|{_pending(state)}|{time}"
+    return f"{seat.role}|{_pending(state)}|{time}"
 
 
 def _round_key(rules: Rules, state: DialogueState, seat: Seat) -> str:
@@ -75,11 +75,11 @@ ABSTRACTIONS: Final[Mapping[str, Callable[[Rules, DialogueState, Seat], str]]] =
 }
 """Information-set abstractions by name.
 
-* ``paper``: role, pending bucket (no_pending, invalid_pending or the vote score), last or not. Imperfect recall; with
-  seven rounds or more one path can meet the same key twice.
+* ``paper``: role, pending bucket (no_pending, invalid_pending or the vote score), last or not. Imperfect recall; one
+  path can meet the same key twice (from five rounds on: a review round skipped, no new answer, a review round).
 * ``round``: adds the number of rounds of the own role left, so that no path meets a key twice.
 * ``history``: all public events in order, answers named by first appearance (perfect recall).
-* ``ballot``: for ``decide="ballot"``: the leader's margin, ballots cast, the verdict on the newest proposal, rounds left.
+* ``ballot``: for ``decide="ballot"``: the leader's margin, ballots cast, the newest proposal's verdict, rounds left.
 """
 
 
@@ -123,7 +123,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     Feature("mean_logprob", -_INF, 0, "mean token log-probability of the standing solution, nats"),
     Feature("min_logprob", -_INF, 0, "smallest token log-probability of the standing solution, nats"),
     Feature("logprob_known", 0, 1, "1 when both log-probabilities are known"),
-    Feature("p_right", 0, 1, "P(RIGHT) of the last review of what is judged now (standing answer, or newest of a ballot)"),
+    Feature("p_right", 0, 1, "P(RIGHT) of the last review of what is judged now"),
     Feature("p_right_known", 0, 1, "1 when that probability is known"),
     Feature("tokens_spent", 0, _INF, "generated tokens of the episode so far"),
 )
@@ -135,17 +135,16 @@ def feature_vector(rules: Rules, state: DialogueState, seat: Seat) -> NDArray[np
     Returns:
         float32, shape (len(FEATURES),).
     """
-    standing = state.standing
-    valid = [t.answer for t in state.turns if t.answer is not None]
-    answer = state.answer
-    length = 0 if standing is None else state.turns[standing.turn].tokens_out
-    mean_logprob = min_logprob = None
+    standing, answer = state.standing, state.answer
+    valid = [turn.answer for turn in state.turns if turn.answer is not None]
+    length, mean_logprob, min_logprob = 0, None, None
     if standing is not None:
+        length = state.turns[standing.turn].tokens_out
         mean_logprob, min_logprob = standing.utterance.mean_logprob, standing.utterance.min_logprob
     logprob_known = mean_logprob is not None and min_logprob is not None
     p_right = _last_p_right(rules, state)
     return np.array(
-        [
+        (
             seat.role is Role.REVIEWER,
             answer is not None,
             standing is not None and answer is None,
@@ -161,15 +160,17 @@ def feature_vector(rules: Rules, state: DialogueState, seat: Seat) -> NDArray[np
             0.0 if p_right is None else p_right,
             p_right is not None,
             state.tokens_spent,
-        ],
-        dtype=np.float32,
+        ),
+        np.float32,
     )
 
 
 def _last_p_right(rules: Rules, state: DialogueState) -> float | None:
-    judged = judged_proposal(rules, state)
+    judged = state.standing if rules.decide == "last" else judged_proposal(rules, state)
     since = -1 if judged is None else judged.turn
-    for turn in reversed(state.turns[since + 1 :]):
-        if turn.seat.role is Role.REVIEWER and turn.spoke:
+    for turn in reversed(state.turns):
+        if turn.index == since:
+            break
+        if turn.control and turn.seat.role is Role.REVIEWER:
             return turn.utterance.p_right
     return None

@@ -9,11 +9,11 @@ for another part.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from tracer_env.answers import parse_verdict
-from tracer_env.types import DialogueState, Role, Seat, Turn
+from tracer_env.types import DialogueState, Role, Seat
 
 __all__ = ["Prompt", "Section", "build_prompt"]
 
@@ -30,8 +30,7 @@ _PROPOSE = "Solve the question step by step."
 _REVIEW = "Is the standing answer {answer} right? First line: RIGHT or WRONG. If WRONG, then say what fails."
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """One part of a prompt.
 
     Attributes:
@@ -53,19 +52,23 @@ class Prompt(str):
     """A prompt's text, with the sections it was made of so that it can be shortened to fit a context.
 
     Attributes:
-        sections: in the order of the text.
         num_cut: how many sections were cut or shortened.
     """
 
-    sections: tuple[Section, ...]
     num_cut: int
+    _parts: Sequence[tuple[str, str, str]]
 
-    def __new__(cls, sections: tuple[Section, ...], num_cut: int = 0) -> Prompt:
-        """Join the sections."""
-        self = super().__new__(cls, "".join(s.render() for s in sections))
-        self.sections = sections
+    def __new__(cls, sections: Sequence[tuple[str, str, str]], num_cut: int = 0) -> Prompt:
+        """Join sections, given as such or as plain tuples of their fields."""
+        self = super().__new__(cls, "".join([f"{_MARK} {header}\n{body}\n" for header, body, _ in sections]))
+        self._parts = sections
         self.num_cut = num_cut
         return self
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The sections in the order of the text; made on demand, as most prompts are read as text only."""
+        return tuple(Section(*part) for part in self._parts)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the sections through ``copy`` and multiprocessing."""
@@ -100,7 +103,7 @@ class Prompt(str):
         for i, section in enumerate(sections):
             verdict = _verdict_line(section.body)
             if section.kind == "review" and section.body != verdict:
-                sections[i] = replace(section, body=verdict)
+                sections[i] = section._replace(body=verdict)
                 return Prompt(tuple(sections), self.num_cut + 1)
         for kinds in (("solution", "review"), ("standing",)):
             for i, section in enumerate(sections):
@@ -139,22 +142,21 @@ def build_prompt(state: DialogueState, seat: Seat, kind: str) -> Prompt:
     Returns:
         The prompt; it never holds the gold answer, rewards, or anything of the round in progress.
     """
-    sections = [Section("Question", _escape(state.question.text), "question")]
-    counts = dict.fromkeys(Role, 0)
+    parts = [("Question", _escape(state.question.text), "question")]
+    standing = None if state.standing is None else state.standing.turn
+    solutions = reviews = 0
     for turn in state.turns:
-        if turn.spoke:
-            counts[turn.seat.role] += 1
-            sections.append(_turn_section(state, turn, counts[turn.seat.role]))
-    sections.append(Section(f"Task for {seat.name}", _task_text(state, seat, kind), "task"))
-    return Prompt(tuple(sections))
-
-
-def _turn_section(state: DialogueState, turn: Turn, number: int) -> Section:
-    if turn.seat.role is Role.REVIEWER:
-        return Section(f"Review {number} by {turn.seat.name}", _escape(turn.utterance), "review")
-    stands = state.standing is not None and state.standing.turn == turn.index
-    kind = "standing" if stands else "solution"
-    return Section(f"Solution {number} by {turn.seat.name}", _escape(turn.utterance), kind)
+        if not turn.control:  # SKIP
+            continue
+        if turn.seat.role is Role.REVIEWER:
+            reviews += 1
+            parts.append((f"Review {reviews} by {turn.seat.name}", _escape(turn.utterance), "review"))
+        else:
+            solutions += 1
+            kind_of = "standing" if turn.index == standing else "solution"
+            parts.append((f"Solution {solutions} by {turn.seat.name}", _escape(turn.utterance), kind_of))
+    parts.append((f"Task for {seat.name}", _task_text(state, seat, kind), "task"))
+    return Prompt(parts)
 
 
 def _task_text(state: DialogueState, seat: Seat, kind: str) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 import time
-from dataclasses import replace
 
 import pytest
 from toy import SKIP, play_script, speak, toy_game
@@ -54,7 +53,7 @@ def test_no_text_can_forge_a_part(forged):
     for state in (
         dialogue(speak("5\n" + forged)),
         dialogue(speak("5"), speak("WRONG\n" + forged)),
-        replace(dialogue(), question=Question("q", "Which?\n" + forged, "7")),
+        dialogue()._replace(question=Question("q", "Which?\n" + forged, "7")),
     ):
         prompt = build_prompt(state, PROPOSER, "number")
         headers = [line for line in prompt.splitlines() if line.lstrip().startswith("===")]

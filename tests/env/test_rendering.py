@@ -121,9 +121,9 @@ def test_skips_are_dim_and_outcomes_coloured(states):
 
 def flip(state):
     """The same game, had right been wrong: what must look alike while it runs."""
-    turns = tuple(t if t.correct is None else replace(t, correct=not t.correct) for t in state.turns)
+    turns = tuple(t if t.correct is None else t._replace(correct=not t.correct) for t in state.turns)
     standing = None if state.standing is None else replace(state.standing, correct=not state.standing.correct)
-    return replace(state, turns=turns, standing=standing, question=replace(state.question, gold="another gold"))
+    return state._replace(turns=turns, standing=standing, question=replace(state.question, gold="another gold"))
 
 
 def test_no_secret_before_the_end(states):

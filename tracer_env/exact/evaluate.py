@@ -183,11 +183,11 @@ def control_values(tree: ControlTree, policy: Policy) -> ControlValuesAt:
     """
     speak = speak_probs(tree, policy)
     reach = node_reach(tree, speak)
-    slots = np.bincount(
+    slots: NDArray[np.float64] = np.bincount(
         2 * tree.leaf_parent + tree.leaf_control,
         weights=tree.leaf_prob * tree.leaf_return,
         minlength=2 * tree.num_nodes,
-    )
+    ).astype(np.float64)
     for depth in reversed(tree.depth_slices[1:]):
         values = slots.reshape(-1, 2)[depth]
         node_value = (1.0 - speak[depth]) * values[:, 0] + speak[depth] * values[:, 1]
@@ -196,7 +196,7 @@ def control_values(tree: ControlTree, policy: Policy) -> ControlValuesAt:
     values = slots.reshape(-1, 2)
     values[~tree.may_skip, 0] = values[~tree.may_skip, 1]
     sets = len(tree.infosets)
-    infoset_reach = np.bincount(tree.node_infoset, weights=reach, minlength=sets)
+    infoset_reach = np.bincount(tree.node_infoset, weights=reach, minlength=sets).astype(np.float64)
     sums = [np.bincount(tree.node_infoset, weights=reach * values[:, c], minlength=sets) for c in (0, 1)]
     means = np.divide(np.stack(sums, axis=1), infoset_reach[:, None], where=infoset_reach[:, None] > 0.0,
                       out=np.zeros((sets, 2)))  # fmt: skip

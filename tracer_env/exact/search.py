@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +26,11 @@ from tracer_env.types import Seat
 
 __all__ = ["BestPolicy", "FrontierPoint", "best_policy", "policy_frontier", "public_optimum"]
 
-# shape legend: N nodes, L leaves, C sets with a choice, S different needs
+# shape legend: N nodes, L leaves, I information sets, C of them with a choice, S different needs, P public histories
 
 _EXHAUSTIVE_SETS = 18
-_BATCH = 2**13
+_BATCH = 2**11
+_TIE = 1e-12  # differences in return up to this are rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +71,13 @@ class FrontierPoint:
     accuracy: float
 
 
-def best_policy(tree: ControlTree, *, node_budget: int = 20_000, seed: int = 0) -> BestPolicy:
+def best_policy(tree: ControlTree, *, node_budget: int = 2_000, seed: int = 0) -> BestPolicy:
     """Find the best deterministic team policy of the tree's abstraction.
 
     Args:
         tree: a recorded or simulated game.
-        node_budget: how many partial policies branch and bound may look at; when it runs out, the best policy found
-            and the bound are returned and ``proven`` is False.
+        node_budget: how many partial policies branch and bound may split in two; when it runs out, the best policy
+            found and the bound are returned and ``proven`` is False.
         seed: of the restarts of the local search that branch and bound starts from.
 
     Returns:
@@ -83,14 +86,12 @@ def best_policy(tree: ControlTree, *, node_budget: int = 20_000, seed: int = 0) 
     """
     sets = _choice_sets(tree)
     if len(sets) <= _EXHAUSTIVE_SETS:
-        speaks, bound, method = _exhaustive(tree, sets), None, "exhaustive"
+        speaks, bound, method = _exhaustive(tree, sets), -np.inf, "exhaustive"
     else:
-        speaks, bound, method = _public_policy(tree, sets)
-        if speaks is None:
-            speaks, bound, method = _branch_and_bound(tree, sets, node_budget, seed)
+        speaks, bound, method = _branch_and_bound(tree, sets, node_budget, seed)
     policy = {tree.infosets[s]: float(x) for s, x in zip(sets, speaks, strict=True)}
     figures = evaluate(tree, policy)
-    bound = figures.team_return if bound is None else max(bound, figures.team_return)
+    bound = max(bound, figures.team_return)
     proven = bound - figures.team_return <= 1e-9
     return BestPolicy(
         policy=policy,
@@ -151,7 +152,7 @@ def _choice_sets(tree: ControlTree) -> list[int]:
 
 @dataclass(frozen=True)
 class _Needs:
-    """Leaves added up by what their paths need: bit c of ``mask`` is set when set c is met, of ``speak`` if it speaks."""
+    """Leaves added up by what their paths need: bit c of ``mask``: set c is met; of ``speak``: and has to speak."""
 
     mask: NDArray[np.int64]  # (S,)
     speak: NDArray[np.int64]  # (S,)
@@ -185,14 +186,14 @@ def _needs(tree: ControlTree, sets: list[int]) -> _Needs:
     both, row = np.unique(np.stack([leaf_mask, leaf_speak], axis=1), axis=0, return_inverse=True)
     row = row.ravel()
 
-    def total(values: NDArray[np.generic]) -> NDArray[np.float64]:
-        return np.bincount(row, weights=weight * values, minlength=len(both))
+    def total(values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(row, weights=weight * values, minlength=len(both)).astype(np.float64)
 
     return _Needs(both[:, 0], both[:, 1], total(tree.leaf_return), total(tree.leaf_correct), total(tree.leaf_tokens))
 
 
 def _all_returns(needs: _Needs, values: NDArray[np.float64], num_sets: int) -> NDArray[np.float64]:
-    """Return the sum of ``values`` that each of the 2^C policies meets; bit c of a policy's number is SPEAK in set c."""
+    """Return the sum of ``values`` that each of the 2^C policies meets; bit c of its number is SPEAK in set c."""
     returns = np.empty(2**num_sets)
     for first in range(0, len(returns), _BATCH):
         policies = np.arange(first, min(first + _BATCH, len(returns)))
@@ -210,6 +211,72 @@ def _exhaustive(tree: ControlTree, sets: list[int]) -> list[int]:
 # --- a coordinator who sees the public history ----------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Public:
+    """The tree as a coordinator sees it: the nodes of one public history are one. P of them, parents first."""
+
+    depths: tuple[NDArray[np.int64], ...]  # the histories of each depth
+    slot: NDArray[np.int64]  # (P,) 2 x parent + control; -1 for a first decision
+    infoset: NDArray[np.int64]  # (P,)
+    may_skip: NDArray[np.bool_]  # (P,)
+    leaf_value: NDArray[np.float64]  # (2 P,) chance x U of the leaves behind each control
+    of_node: NDArray[np.int64]  # (N,) the history of each node
+
+    @classmethod
+    def of(cls, tree: ControlTree) -> _Public:
+        _, first, of_node = np.unique(tree.node_public, return_index=True, return_inverse=True)
+        of_node = of_node.ravel()
+        chance = tree.node_prob.copy()
+        for depth in tree.depth_slices[1:]:
+            chance[depth] *= chance[tree.node_parent[depth]]
+        parent = tree.node_parent[first]
+        return cls(
+            depths=tuple(np.unique(of_node[depth]) for depth in tree.depth_slices),
+            slot=np.where(parent >= 0, 2 * of_node[parent] + tree.node_control[first], -1),
+            infoset=tree.node_infoset[first],
+            may_skip=tree.may_skip[first],
+            leaf_value=np.bincount(
+                2 * of_node[tree.leaf_parent] + tree.leaf_control,
+                weights=tree.leaf_prob * chance[tree.leaf_parent] * tree.leaf_return,
+                minlength=2 * len(first),
+            ).astype(np.float64),
+            of_node=of_node,
+        )
+
+    def solve(self, forced: NDArray[np.int8]) -> tuple[float, NDArray[np.int8], NDArray[np.float64]]:
+        """Return the best E[U], the control of each history, and what SPEAK gains over SKIP there (times chance).
+
+        Args:
+            forced: the control of each information set, shape (I,); -1 leaves it to the coordinator.
+        """
+        slots = self.leaf_value.copy()
+        control = forced[self.infoset]
+        gain = np.zeros(len(control))
+        for depth in reversed(self.depths):
+            values = slots.reshape(-1, 2)[depth]
+            gain[depth] = values[:, 1] - values[:, 0]
+            free = control[depth] < 0
+            control[depth] = np.where(free, gain[depth] >= -_TIE, control[depth])
+            control[depth] = np.where(self.may_skip[depth], control[depth], 1)
+            best = np.where(control[depth] == 1, values[:, 1], values[:, 0])
+            if self.slot[depth[0]] < 0:
+                return float(best.sum()), control, gain
+            slots += np.bincount(self.slot[depth], weights=best, minlength=len(slots))
+        raise AssertionError("a tree has a first decision")
+
+    def reached(
+        self, forced: NDArray[np.int8], control: NDArray[np.int8], gain: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Return which histories the coordinator can reach without a loss; where it does not care, both ways."""
+        tie = self.may_skip & (forced[self.infoset] < 0) & (np.abs(gain) <= _TIE)
+        goes = np.stack([(control == 0) | tie, (control == 1) | tie], axis=1).ravel()
+        reached = np.ones(len(control), dtype=np.bool_)
+        for depth in self.depths[1:]:
+            slot = self.slot[depth]
+            reached[depth] = reached[slot // 2] & goes[slot]
+        return reached
+
+
 def public_optimum(tree: ControlTree, fixed: Mapping[int, int] | None = None) -> tuple[float, NDArray[np.int8]]:
     """Return the best E[U] of a coordinator who decides for all seats on the whole public history.
 
@@ -220,100 +287,87 @@ def public_optimum(tree: ControlTree, fixed: Mapping[int, int] | None = None) ->
     Returns:
         Its return, an upper bound on every policy with these controls; and its control at each node, int8, shape (N,).
     """
+    public = _Public.of(tree)
+    value, control, _ = public.solve(_forced(tree, fixed or {}))
+    return value, control[public.of_node]
+
+
+def _forced(tree: ControlTree, fixed: Mapping[int, int]) -> NDArray[np.int8]:
     forced = np.full(len(tree.infosets), -1, dtype=np.int8)
-    for row, control in (fixed or {}).items():
+    for row, control in fixed.items():
         forced[row] = control
-    chance = tree.node_prob.copy()
-    for depth in tree.depth_slices[1:]:
-        chance[depth] *= chance[tree.node_parent[depth]]
-    slots = np.bincount(
-        2 * tree.leaf_parent + tree.leaf_control,
-        weights=tree.leaf_prob * tree.leaf_return,
-        minlength=2 * tree.num_nodes,
-    )
-    control = np.ones(tree.num_nodes, dtype=np.int8)
-    node_value = np.zeros(tree.num_nodes)
-    histories = int(tree.node_public.max()) + 1
-    for depth in reversed(tree.depth_slices):
-        values = slots.reshape(-1, 2)[depth]
-        public = tree.node_public[depth]
-        gain = np.bincount(public, weights=chance[depth] * (values[:, 1] - values[:, 0]), minlength=histories)
-        chosen = (gain[public] >= 0.0).astype(np.int8)
-        want = forced[tree.node_infoset[depth]]
-        chosen = np.where(want >= 0, want, chosen)
-        chosen = np.where(tree.may_skip[depth], chosen, 1).astype(np.int8)
-        control[depth] = chosen
-        node_value[depth] = values[np.arange(len(values)), chosen]
-        parent = tree.node_parent[depth]
-        inner = parent >= 0
-        target = 2 * parent[inner] + tree.node_control[depth][inner]
-        slots += np.bincount(target, weights=(tree.node_prob[depth] * node_value[depth])[inner], minlength=len(slots))
-    first = tree.depth_slices[0]
-    return float(tree.node_prob[first] @ node_value[first]), control
-
-
-def _public_policy(tree: ControlTree, sets: list[int]) -> tuple[list[int] | None, float, str]:
-    """Return the coordinator's policy when the information sets are fine enough to play it (``history``), else None."""
-    bound, control = public_optimum(tree)
-    choice = tree.may_skip
-    spoken = np.bincount(tree.node_infoset[choice], weights=control[choice], minlength=len(tree.infosets))
-    count = np.bincount(tree.node_infoset[choice], minlength=len(tree.infosets))
-    if ((spoken > 0) & (spoken < count)).any():
-        return None, bound, "public history"
-    return [int(spoken[s] > 0) for s in sets], bound, "public history"
+    return forced
 
 
 # --- branch and bound -----------------------------------------------------------------------------------------------
 
 
-def _branch_and_bound(
-    tree: ControlTree, sets: list[int], node_budget: int, seed: int
-) -> tuple[list[int], float, str]:
-    """Fix the most visited set first; cut off what cannot beat the best policy found so far."""
-    best, best_return = _local_search(tree, sets, np.random.default_rng(seed))
-    visits = np.bincount(tree.node_infoset, weights=tree.node_prob, minlength=len(tree.infosets))
-    order = sorted(range(len(sets)), key=lambda c: -visits[sets[c]])
-    root, _ = public_optimum(tree)
-    stack: list[tuple[float, tuple[int, ...]]] = [(root, ())]
-    open_bound, looked = best_return, 0
-    while stack:
-        bound, prefix = stack.pop()
-        if bound <= best_return + 1e-12:
-            continue
-        if looked >= node_budget:
-            open_bound = max(open_bound, bound)
-            continue
-        looked += 1
-        if len(prefix) == len(sets):
-            best_return = bound
-            best = [0] * len(sets)
-            for c, control in zip(order, prefix, strict=True):
-                best[c] = control
-            continue
-        children = []
+@dataclass(frozen=True)
+class _Partial:
+    """A partial policy: what is forced, its bound, the nearest whole policy, and where the coordinator differs most."""
+
+    forced: NDArray[np.int8]  # (I,)
+    bound: float
+    whole: NDArray[np.int8]  # (I,)
+    branch: int  # an information set; -1 when the whole policy reaches the bound
+
+
+def _relax(public: _Public, forced: NDArray[np.int8]) -> _Partial:
+    """Let the coordinator decide what is not forced, and see in which sets it would play both controls."""
+    bound, control, gain = public.solve(forced)
+    sets, open_ = len(forced), public.may_skip & (forced[public.infoset] < 0)
+    reached = public.reached(forced, control, gain) & open_
+
+    def total(where: NDArray[np.bool_], amount: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(public.infoset[where], weights=amount[where], minlength=sets).astype(np.float64)
+
+    speak, skip = total(reached, np.maximum(gain, 0.0)), total(reached, np.maximum(-gain, 0.0))
+    overall = total(open_, gain)
+    wanted = np.where(speak + skip > _TIE, speak >= skip, overall >= -_TIE).astype(np.int8)
+    conflict = np.minimum(speak, skip)
+    worst = int(np.argmax(conflict))
+    return _Partial(forced, bound, np.where(forced >= 0, forced, wanted), worst if conflict[worst] > _TIE else -1)
+
+
+def _branch_and_bound(tree: ControlTree, sets: list[int], node_budget: int, seed: int) -> tuple[list[int], float, str]:
+    """Look at the partial policy with the highest bound first, and fix the set where its coordinator disagrees most."""
+    public = _Public.of(tree)
+    root = _relax(public, _forced(tree, {}))
+    if root.branch < 0:
+        return [int(root.whole[s]) for s in sets], root.bound, "public history"
+    best, best_return = _local_search(public, sets, root.whole, np.random.default_rng(seed))
+    waiting, count = [(-root.bound, 0, root)], 0
+    while waiting and -waiting[0][0] > best_return + _TIE and count < 2 * node_budget:
+        _, _, parent = heappop(waiting)
         for control in (0, 1):
-            fixed = {sets[c]: x for c, x in zip(order, (*prefix, control), strict=False)}
-            children.append((public_optimum(tree, fixed)[0], (*prefix, control)))
-        stack += sorted(children)  # the more promising one is looked at first
-    return best, max(best_return, open_bound), "branch and bound"
+            forced = parent.forced.copy()
+            forced[parent.branch] = control
+            child, count = _relax(public, forced), count + 1
+            value = public.solve(child.whole)[0]
+            if value > best_return:
+                best, best_return = child.whole, value
+            if child.branch >= 0 and child.bound > best_return + _TIE:
+                heappush(waiting, (-child.bound, count, child))
+    bound = max([best_return, *(-item[0] for item in waiting[:1])])
+    return [int(best[s]) for s in sets], bound, "branch and bound"
 
 
 def _local_search(
-    tree: ControlTree, sets: list[int], rng: np.random.Generator, restarts: int = 8
-) -> tuple[list[int], float]:
+    public: _Public, sets: list[int], start: NDArray[np.int8], rng: np.random.Generator, restarts: int = 8
+) -> tuple[NDArray[np.int8], float]:
     """Change one set after the other to its better control until none changes, from several starts."""
-    best: tuple[list[int], float] = ([1] * len(sets), -np.inf)
-    starts = [np.ones(len(sets)), *(rng.integers(2, size=len(sets)).astype(float) for _ in range(restarts - 1))]
-    for start in starts:
-        policy = {tree.infosets[s]: float(x) for s, x in zip(sets, start, strict=True)}
-        current, changed = evaluate(tree, policy).team_return, True
+    best, best_return = start, public.solve(start)[0]
+    starts = [start, *(rng.integers(2, size=len(start)).astype(np.int8) for _ in range(restarts - 1))]
+    for policy in starts:
+        current, changed = public.solve(policy)[0], True
         while changed:
             changed = False
             for s in sets:
-                flipped = {**policy, tree.infosets[s]: 1.0 - policy[tree.infosets[s]]}
-                value = evaluate(tree, flipped).team_return
-                if value > current + 1e-12:
+                flipped = policy.copy()
+                flipped[s] = 1 - policy[s]
+                value = public.solve(flipped)[0]
+                if value > current + _TIE:
                     policy, current, changed = flipped, value, True
-        if current > best[1]:
-            best = ([int(policy[tree.infosets[s]]) for s in sets], current)
-    return best
+        if current > best_return:
+            best, best_return = policy, current
+    return best, best_return

@@ -187,10 +187,12 @@ def build_tree(game: Game, questions: Sequence[Question] | None = None) -> Contr
 
 def _play_round(game: Game, live: Sequence[_Opening], nodes: _Nodes) -> list[_Opening]:
     """Add the decisions of one round of every live state, and return the states after it."""
-    partial = [(_look(game, opening, nodes), opening.parent, opening.control, opening.prob, ()) for opening in live]
+    partial: list[tuple[_View, int, int, float, tuple[Control, ...]]] = [
+        (_look(game, opening, nodes), opening.parent, opening.control, opening.prob, ()) for opening in live
+    ]
     after: list[_Opening] = []
     while partial:
-        first, ahead = len(nodes.parent), []
+        first, ahead = len(nodes.parent), []  # a seat of the round decides, then the next one
         for view, parent, control, prob, chosen in partial:
             position = len(chosen)
             node = len(nodes.parent)
@@ -235,9 +237,7 @@ def _look(game: Game, opening: _Opening, nodes: _Nodes) -> _View:
         opening=opening,
         public=nodes.number_of_public((opening.public, events, keys)),
         seats=seats,
-        infosets=tuple(
-            nodes.infosets.setdefault(pair, len(nodes.infosets)) for pair in zip(seats, keys, strict=True)
-        ),
+        infosets=tuple(nodes.infosets.setdefault(pair, len(nodes.infosets)) for pair in zip(seats, keys, strict=True)),
         may_skip=tuple(game.mask(state, seat)[0] for seat in seats),
         features=tuple(feature_vector(game.rules, state, seat) for seat in seats),
     )

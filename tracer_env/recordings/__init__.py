@@ -2,6 +2,7 @@
 
 from tracer_env.recordings.format import (
     FORMAT_VERSION,
+    SETTINGS,
     Recording,
     Utterances,
     hash_of_prompt,
@@ -14,6 +15,7 @@ from tracer_env.recordings.format import (
 
 __all__ = [
     "FORMAT_VERSION",
+    "SETTINGS",
     "Recording",
     "Utterances",
     "hash_of_prompt",

@@ -10,9 +10,12 @@ import json
 import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +27,7 @@ from tracer_env.types import Question, Utterance
 
 __all__ = [
     "FORMAT_VERSION",
+    "SETTINGS",
     "Recording",
     "Utterances",
     "hash_of_prompt",
@@ -40,7 +44,10 @@ __all__ = [
 FORMAT_VERSION: Final = 1
 _FORMAT: Final = "tracer-recording"
 _FOLDER: Final = Path(__file__).resolve().parent
-_MAX_TEXT_BYTES: Final = 2**31  # a block that claims more is refused before it is unpacked
+_MAX_BYTES: Final = 100_000_000
+_MAX_RATIO: Final = 200
+"""A file whose arrays, or one of its texts, claim to unpack to more than both is refused before it is unpacked."""
+_UNPACKER_BYTES: Final = 2**28  # LZMA at its highest preset needs 65 MiB
 _COLUMNS: Final[Mapping[str, type[np.generic]]] = {
     "verdict": np.int8,
     "correct": np.int8,
@@ -58,6 +65,8 @@ _NODES: Final[Mapping[str, type[np.generic]]] = {
     "prompt_hash": np.uint64,
 }
 _BLOCKS: Final = ("question_ids", "questions", "golds", "texts", "answers")
+SETTINGS: Final = ("proposers", "reviewers", "rounds", "schedule", "decide", "on_invalid")
+"""The fields of ``Rules`` that a recording fixes."""
 _MANIFEST_KEYS: Final = (
     "name", "task", "split", "kind", "settings", "replicates", "candidates", "proposals", "reviews", "data", "prompts",
     "model", "code", "seed", "temperature", "content",
@@ -264,8 +273,7 @@ def save_recording(path: str | os.PathLike[str], recording: Recording) -> None:
     arrays["has_answer"] = np.array([a is not None for a in table.answer], dtype=np.bool_)
     for name, texts in blocks.items():
         encoded = [t.encode("utf-8", "replace") for t in texts]
-        packed = lzma.compress(b"".join(encoded), preset=9 | lzma.PRESET_EXTREME)
-        arrays[name] = np.frombuffer(packed, dtype=np.uint8)
+        arrays[name] = np.frombuffer(_pack(b"".join(encoded)), dtype=np.uint8)
         arrays[name + "_length"] = np.array([len(e) for e in encoded], dtype=np.uint32)
     manifest = {k: v for k, v in recording.manifest.items() if k != "content"}
     manifest |= {"format": _FORMAT, "version": FORMAT_VERSION}
@@ -280,6 +288,14 @@ def save_recording(path: str | os.PathLike[str], recording: Recording) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _pack(data: bytes) -> bytes:
+    """Compress as well as LZMA can. A dictionary longer than the data would only cost time and memory."""
+    size = min(max(len(data), 4096), 2**26)
+    return lzma.compress(
+        data, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": size}]
+    )
 
 
 def _content_hash(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -307,8 +323,9 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     """Read and check a whole recording.
 
     Raises:
-        RecordingError: if the file is truncated, of another version, its content does not have the hash that its
-            manifest states, or its parts do not fit together.
+        DataNotFoundError: if there is no such file.
+        RecordingError: if the file is truncated, of another version, claims to unpack to more than a recording does,
+            its content does not have the hash that its manifest states, or its parts do not fit together.
     """
     path = Path(path)
     names = (*_NODES, *_COLUMNS, "has_answer", *_BLOCKS, *(f"{b}_length" for b in _BLOCKS))
@@ -316,11 +333,11 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     stated = manifest["content"]
     if _content_hash({k: v for k, v in manifest.items() if k != "content"}, arrays) != stated:
         raise RecordingError(f"{path} has changed since it was written: its content does not have the stated hash.")
-    sizes = {"has_answer": np.bool_, **_NODES, **_COLUMNS}
-    for name, dtype in sizes.items():
-        if arrays[name].dtype != dtype or arrays[name].ndim != 1:
-            raise RecordingError(f"{path}: {name} must be one-dimensional {np.dtype(dtype)}.")
-    blocks = {name: _unpack(path, name, arrays) for name in _BLOCKS}
+    _check_types(path, manifest, arrays)
+    limit = _limit(path)
+    blocks = {name: _unpack(path, name, arrays, limit) for name in _BLOCKS}
+    if not len(blocks["question_ids"]) == len(blocks["questions"]) == len(blocks["golds"]) > 0:
+        raise RecordingError(f"{path}: its parts do not fit together (questions).")
     questions = tuple(
         Question(i, text, gold, manifest["kind"])
         for i, text, gold in zip(blocks["question_ids"], blocks["questions"], blocks["golds"], strict=True)
@@ -329,18 +346,22 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     pool, reviews = count * manifest["proposals"], count * manifest["proposals"] * manifest["reviews"]
     tree = len(arrays["node_path"]) * manifest["candidates"]
     ends = np.cumsum([0, tree, pool, reviews, count])
-    lengths = {name: len(arrays[name]) for name in (*_COLUMNS, "has_answer")} | {"texts": len(blocks["texts"])}
+    lengths = {name: len(arrays[name]) for name in (*_COLUMNS, "has_answer")}
+    lengths |= {name: len(blocks[name]) for name in ("texts", "answers")}
     wrong = [name for name, length in lengths.items() if length != ends[-1]]
     worlds, nodes = arrays["world_nodes"], len(arrays["node_path"])
-    if wrong or len(worlds) != count * manifest["replicates"] + 1 or worlds[-1] != nodes:
-        raise RecordingError(f"{path}: its parts do not fit together ({wrong or 'world_nodes'}).")
+    wrong += [name for name in ("node_seat", "prompt_hash") if len(arrays[name]) != nodes]
+    if len(worlds) != count * manifest["replicates"] + 1 or (worlds[0], worlds[-1]) != (0, nodes):
+        wrong.append("world_nodes")
+    if wrong or (np.diff(worlds) < 0).any():
+        raise RecordingError(f"{path}: its parts do not fit together ({', '.join(wrong) or 'world_nodes'}).")
     answers = [a if has else None for a, has in zip(blocks["answers"], arrays["has_answer"], strict=True)]
 
     def rows(first: int, last: int) -> Utterances:
         columns = {name: arrays[name][first:last] for name in _COLUMNS}
         return Utterances(text=blocks["texts"][first:last], answer=answers[first:last], **columns)
 
-    tables = [rows(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    tables = [rows(int(a), int(b)) for a, b in pairwise(ends)]
     return Recording(
         manifest=manifest,
         questions=questions,
@@ -352,16 +373,25 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     )
 
 
+def _limit(path: Path) -> int:
+    """Return the most bytes that a file may unpack to: real texts shrink to a tenth, not to a thousandth."""
+    return max(_MAX_BYTES, _MAX_RATIO * path.stat().st_size)
+
+
 def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     if not path.is_file():
         raise DataNotFoundError(f"there is no recording at {path}. Make one with: tracer record --out {path}")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise RecordingError(f"{path} is not a recording: it is a single array.")
-            arrays = {name: file[name] for name in names}
+        with zipfile.ZipFile(path) as file:
+            members = {name: file.getinfo(f"{name}.npy") for name in names}
+            claimed, limit = sum(member.file_size for member in members.values()), _limit(path)
+            if claimed > limit:
+                raise RecordingError(f"{path} claims to hold {claimed} bytes; at most {limit} are read.")
+            arrays = {name: _array(file.read(member)) for name, member in members.items()}
         manifest = json.loads(arrays.pop("manifest").tobytes())
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile, lzma.LZMAError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        if isinstance(error, RecordingError):
+            raise
         raise RecordingError(
             f"{path} is not a recording, or it is truncated or damaged ({type(error).__name__}: {error}). "
             f"Make it again with: tracer record"
@@ -379,17 +409,45 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, N
     return manifest, arrays
 
 
-def _unpack(path: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+def _array(data: bytes) -> NDArray[Any]:
+    """Read one member; NumPy's own reader would take the memory that the header claims before it looks.
+
+    Raises:
+        ValueError: if the header does not fit the bytes, or asks for Python objects.
+    """
+    stream = BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("an array of another NumPy format")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    return np.frombuffer(data, dtype=dtype, offset=stream.tell()).reshape(shape)
+
+
+def _check_types(path: Path, manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Check what the hash does not: that whoever wrote the file meant a recording."""
+    types = {"has_answer": np.bool_, **_NODES, **_COLUMNS}
+    types |= dict.fromkeys(_BLOCKS, np.uint8) | {f"{name}_length": np.uint32 for name in _BLOCKS}
+    for name, dtype in types.items():
+        if arrays[name].dtype != dtype or arrays[name].ndim != 1:
+            raise RecordingError(f"{path}: {name} must be one-dimensional {np.dtype(dtype)}.")
+    for name, least in (("replicates", 1), ("candidates", 1), ("proposals", 0), ("reviews", 0)):
+        value = manifest[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise RecordingError(f"{path}: {name} must be an integer of at least {least}, not {value!r}.")
+    if not isinstance(manifest["settings"], dict) or set(manifest["settings"]) != set(SETTINGS):
+        raise RecordingError(f"{path}: settings must be exactly {', '.join(SETTINGS)}, not {manifest['settings']!r}.")
+
+
+def _unpack(path: Path, name: str, arrays: Mapping[str, NDArray[Any]], limit: int) -> list[str]:
     lengths = arrays[name + "_length"].astype(np.int64)
     total = int(lengths.sum())
-    if total > _MAX_TEXT_BYTES:
-        raise RecordingError(f"{path}: {name} claims {total} bytes of text.")
+    if total > limit:
+        raise RecordingError(f"{path}: {name} claims {total} bytes of text; at most {limit} are read.")
     try:
-        unpacker = lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
+        unpacker = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_UNPACKER_BYTES)
         data = unpacker.decompress(arrays[name].tobytes(), max_length=total + 1)
     except lzma.LZMAError as error:
         raise RecordingError(f"{path}: {name} cannot be unpacked ({error}).") from error
-    if len(data) != total:
-        raise RecordingError(f"{path}: {name} holds {len(data)} bytes of text and not the {total} it claims.")
+    if len(data) != total or not unpacker.eof:
+        raise RecordingError(f"{path}: {name} does not hold the {total} bytes of text that it claims.")
     ends = np.cumsum(lengths)
     return [data[end - length : end].decode("utf-8", "replace") for end, length in zip(ends, lengths, strict=True)]

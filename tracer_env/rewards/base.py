@@ -92,6 +92,8 @@ class RewardScheme(Protocol):
 
 def charges(costs: Costs, rules: Rules, turns: Sequence[Turn]) -> dict[Seat, float]:
     """Return what every seat is charged for a round, as negative pay."""
+    if not (costs.per_call or costs.per_1k_tokens):
+        return dict.fromkeys(rules.seats, 0.0)
     if costs.scope == "team":
         total = sum(costs.of_turn(turn) for turn in turns)
         return dict.fromkeys(rules.seats, 0.0 - total)  # and not -0.0

@@ -42,13 +42,13 @@ class BoundGame(Protocol):
     task: Task
     script: ScriptedTask | None
 
-    def prompt(self, state: DialogueState, seat: Seat) -> Prompt: ...  # noqa: D102 - see Game
-    def infoset(self, state: DialogueState, seat: Seat) -> str: ...  # noqa: D102 - see Game
+    def prompt(self, state: DialogueState, seat: Seat) -> Prompt: ...
+    def infoset(self, state: DialogueState, seat: Seat) -> str: ...
 
 
 @runtime_checkable
 class ContinuationScheme(RewardScheme, Protocol):
-    """A scheme that plays branches on. ``Game`` binds it to itself at construction and pays by what ``bind`` returns."""
+    """A scheme that plays branches on. ``Game`` binds it to itself and pays by what ``bind`` returns."""
 
     def bind(self, game: BoundGame) -> RewardScheme:
         """Return the scheme for one game.

@@ -82,6 +82,10 @@ class RecordedTask:
         self._extract = lru_cache(maxsize=None)(partial(extract_answer, kind=self.kind))
         self._match = lru_cache(maxsize=None)(partial(answers_match, kind=self.kind))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as the file's path, and not as all of its texts."""
+        return RecordedTask, (self.path.absolute(),)
+
     def _id(self, world: int) -> str:
         question, replicate = divmod(world, self._replicates)
         return f"{self.recording.questions[question].question_id}/{replicate}"
@@ -159,7 +163,7 @@ class RecordedTask:
         """Take the proposal of this place from the world's part of the pool, or the next review of the newest one."""
         manifest = self.recording.manifest
         question, replicate = divmod(self._world(state, seat), self._replicates)
-        proposals, reviews = pool_places(rules)
+        proposals, _ = pool_places(rules)
         first = question * int(manifest["proposals"]) + replicate * proposals
         if seat.role is Role.PROPOSER:
             return self._utterance("proposals", first + _place(rules, state.round, seat))

@@ -86,6 +86,11 @@ class SimulatedTeam:
                 if not 0.0 <= rate <= 1.0:
                     raise ConfigError(f"{f.name} must be a probability in [0, 1], not {rate!r}.")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as keyword arguments: a read-only mapping cannot be pickled."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _rebuild_team, ({**settings, "revised_right": dict(self.revised_right)},)
+
     def proposal(self, standing: Proposal | None, verdict: Verdict | None) -> float:
         """Return P(right) of a parsable proposal, given what stands and the last verdict on it."""
         if standing is None or standing.answer is None:
@@ -99,6 +104,10 @@ class SimulatedTeam:
         repeat = 0.0 if last is None else self.persistence
         said = {v: repeat * (v is last) + (1.0 - repeat) * p for v, p in fresh.items()}
         return {**{v: (1.0 - self.unparsable) * p for v, p in said.items()}, None: self.unparsable}
+
+
+def _rebuild_team(settings: Mapping[str, Any]) -> SimulatedTeam:
+    return SimulatedTeam(**settings)
 
 
 SIMULATED_TEAMS: Final[Mapping[str, SimulatedTeam]] = {
