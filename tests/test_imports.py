@@ -43,10 +43,21 @@ def imports(path):
 
 
 ORDER = (
-    ("types", "errors"), ("answers",), ("tasks.base",), ("ballots",), ("dialogue",), ("infosets", "prompts", "metrics"),
-    ("rewards",), ("spaces", "rendering"), ("recordings",), ("tasks",), ("registry",), ("game",), ("batch", "face"), ("aec", "parallel"),
-    ("testing", "wrappers", "exact"), ("open_spiel",),
-)  # fmt: skip
+    ("types", "errors"),
+    ("answers",),
+    ("tasks.base",),
+    ("ballots",),
+    ("dialogue",),
+    ("infosets", "prompts", "metrics"),
+    ("rewards", "rendering", "recordings"),
+    ("spaces", "tasks"),
+    ("registry",),
+    ("game",),
+    ("batch", "face"),
+    ("aec", "parallel"),
+    ("testing", "wrappers", "exact"),
+    ("open_spiel",),
+)
 
 
 def level(module):

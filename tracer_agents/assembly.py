@@ -13,7 +13,7 @@ from tracer_agents.interfaces import Controller, Generator
 from tracer_agents.rollout import Player
 from tracer_env import Costs, Game, OutcomeRewards, Question, RewardScheme, Seat, TracerRewards
 from tracer_env.errors import ConfigError
-from tracer_env.registry import names_a_file
+from tracer_env.registry import names_a_file, names_a_script
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,6 +50,11 @@ def policy_of(config: TrainConfig, seat: Seat) -> str:
 def make_game(config: TrainConfig, *, task: str, split: str) -> Game:
     """Return the game of a run on one split of a task. Only named tasks look at ``data_dir``."""
     costs = Costs(per_call=config.cost_per_call, per_1k_tokens=config.cost_per_1k_tokens)
+    if names_a_script(task):
+        raise ConfigError(
+            f"task {task!r} brings its texts itself, so no model can be trained or evaluated on it. Controllers can: "
+            "see tracer_env.exact, and examples/learners."
+        )
     return Game(
         task,
         split=split,

@@ -37,7 +37,7 @@ def speak_rates(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
 def evaluate_team(
     game: Game,
     team: Mapping[Seat, Player],
-    generator: Generator,
+    generator: Generator | None,
     questions: Sequence[Question],
     *,
     seed: int,

@@ -17,7 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.interfaces import Candidate, Controller, ControlValues, Generator, Group, Request
-from tracer_env import Action, Control, DialogueState, Game, Question, RewardKind, RewardScheme, Seat, Turn
+from tracer_env import (
+    Action,
+    Batch,
+    Control,
+    DialogueState,
+    Game,
+    Question,
+    RewardKind,
+    RewardScheme,
+    Seat,
+    Turn,
+    Utterance,
+)
 from tracer_env.dialogue import play_turn
 from tracer_env.errors import ConfigError, RewardError
 from tracer_env.infosets import feature_vector
@@ -127,12 +139,17 @@ class Episode:
 class _Line:
     """A dialogue in play: an episode's own line, or a branch off it that plays the other control of a decision."""
 
-    state: DialogueState
+    batch: Batch
+    number: int  # in the batch
     draws: _Draws
     episode: Episode
     is_branch: bool = False
     branches: list[tuple[Decision, _Line, float]] = field(default_factory=list)  # decision, other control, weight
     owed: dict[Seat, float] = field(default_factory=dict)  # payments of seats that have not had a turn
+
+    @property
+    def state(self) -> DialogueState:
+        return self.batch.states[self.number]
 
 
 class _Draws:
@@ -162,20 +179,22 @@ class _Move:
     infoset: str
     features: NDArray[np.float32]
     speak_prob: float
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)  # as written; a scripted game has none
+    said: list[Utterance] = field(default_factory=list)  # what the candidates say
 
     def action(self, control: Control) -> Action:
         if control is Control.SKIP:
             return Action(Control.SKIP)
-        # The index was drawn before any candidate existed. Lines that need one candidate only have index 0.
+        # The index was drawn before any candidate existed. Lines that need one candidate only have index 0, and a
+        # scripted game is played on with its first candidate.
         index = int(self.line.draws.candidate[self.line.state.round, self.column])
-        return Action(Control.SPEAK, self.candidates[index if len(self.candidates) > 1 else 0].utterance)
+        return Action(Control.SPEAK, self.said[index if len(self.candidates) > 1 else 0])
 
 
 def play(
     game: Game,
     team: Mapping[Seat, Player],
-    generator: Generator,
+    generator: Generator | None,
     questions: Sequence[Question],
     *,
     seed: int,
@@ -188,7 +207,8 @@ def play(
     Args:
         game: rules, rewards and prompts.
         team: a player for every seat.
-        generator: writes all texts.
+        generator: writes all texts; None in a recorded or simulated game, which brings them. There the K candidates
+            of a probed decision are those of the game, however many it has, and no groups are made.
         questions: one dialogue each.
         seed: all controls, candidate indices and probes derive from it (the generator has its own seed).
         probing: how to probe decisions; None plays only.
@@ -199,26 +219,42 @@ def play(
         One finished episode per question, in order.
 
     Raises:
-        ConfigError: if a seat has no player.
+        ConfigError: if a seat has no player, or a generator is missing.
     """
+    if generator is None and not game.scripted:
+        raise ConfigError(f"task {game.task.name!r} needs a generator to write its texts.")
     missing = [seat.name for seat in game.rules.seats if seat not in team]
     if missing:
         raise ConfigError(f"the team has no player for {missing}.")
     num_candidates = 1 if probing is None else probing.num_candidates
+    batch = Batch(game, questions)
     lines = []
-    for position, question in enumerate(questions):
-        state = game.start(question)
+    for position, state in enumerate(batch.states):
         episode = Episode(state=state, seed=(seed, position))
         draws = _Draws(episode.seed, game.rules.rounds, len(game.rules.seats), num_candidates)
-        lines.append(_Line(state, draws, episode))
+        lines.append(_Line(batch, position, draws, episode))
     mains = list(lines)
-    while live := [line for line in lines if not line.state.over]:
+    while live := [lines[number] for number in batch.live()]:
         plans = [(line, _plan(game, team, line, probing)) for line in live]
         if on_round is not None:
             on_round(live[0].state.round, len(live))
-        _write(game, generator, [move for _, moves in plans for move in moves], temperature)
+        moves = [move for _, moves in plans for move in moves]
+        if game.scripted:
+            _look_up(game, moves)
+        else:
+            assert generator is not None
+            _write(game, generator, moves, temperature)
+        actions = {line.number: {move.seat: move.action(move.control) for move in moves} for line, moves in plans}
         for line, moves in plans:
-            lines.extend(_step(game, line, moves, probing))
+            if not line.is_branch:
+                for move in moves:
+                    lines.extend(_record_move(game, line, move, probing, actions[line.number]))
+        transitions = batch.step(actions)
+        for line, moves in plans:
+            if not line.is_branch:
+                line.episode.infosets += [move.infoset for move in moves]
+                line.episode.rewards += [0.0] * len(moves)
+                _credit(line, game.pay(*transitions[line.number]))
     return [_finish(game, line) for line in mains]
 
 
@@ -256,6 +292,14 @@ def _speak_prob(
     return prob
 
 
+def _look_up(game: Game, moves: Sequence[_Move]) -> None:
+    """Take what is said from a recorded or simulated game."""
+    for move in moves:
+        if move.num_candidates:
+            move.said = list(game.utterances(move.line.state, move.seat))
+            move.line.episode.tokens_generated += move.said[0].tokens_out or 0
+
+
 def _write(game: Game, generator: Generator, moves: Sequence[_Move], temperature: float) -> None:
     """Ask the generator once for all candidates of all moves."""
     requests, owners = [], []
@@ -270,26 +314,11 @@ def _write(game: Game, generator: Generator, moves: Sequence[_Move], temperature
         raise ConfigError(f"the generator was asked for {len(requests)} texts and returned {len(candidates)}.")
     for move, candidate in zip(owners, candidates, strict=True):
         move.candidates.append(candidate)
+        move.said.append(candidate.utterance)
         episode = move.line.episode
         episode.tokens_generated += len(candidate.token_ids)
         episode.prompts_cut += candidate.num_cut > 0
         episode.truncated += candidate.truncated
-
-
-def _step(game: Game, line: _Line, moves: Sequence[_Move], probing: Probing | None) -> list[_Line]:
-    """Play one line's round; return the branches that it opens."""
-    before = line.state
-    actions = {move.seat: move.action(move.control) for move in moves}
-    branches = []
-    if not line.is_branch:
-        for move in moves:
-            branches += _record_move(game, line, move, probing, actions)
-    line.state = game.advance(before, actions)
-    if not line.is_branch:
-        line.episode.infosets += [move.infoset for move in moves]
-        line.episode.rewards += [0.0] * len(moves)
-        _credit(line, game.pay(before, line.state))
-    return branches
 
 
 def _credit(line: _Line, pay: Mapping[Seat, float]) -> None:
@@ -317,10 +346,10 @@ def _record_move(
         return []
     weight = 1.0 / probing.probe_rate
     turns = [
-        play_turn(game.rules, game.task, state, move.seat, Action(Control.SPEAK, c.utterance)) for c in move.candidates
+        play_turn(game.rules, game.task, state, move.seat, Action(Control.SPEAK, utterance)) for utterance in move.said
     ]
     rewards = np.array([_finite(probing.rewards, state, turn) for turn in turns])
-    if len(rewards) > 1:
+    if len(move.candidates) > 1:
         meta = {"question_id": state.question.question_id, "round": state.round, "role": move.seat.role.value}
         policy_group = Group(policy=move.policy, candidates=tuple(move.candidates), rewards=rewards, meta=meta)
         line.episode.groups.append(policy_group)
@@ -339,7 +368,8 @@ def _record_move(
         )
         return []
     other = Control.SKIP if move.control is Control.SPEAK else Control.SPEAK
-    branch = _Line(game.advance(state, {**actions, move.seat: move.action(other)}), line.draws, line.episode, True)
+    number = line.batch.branch(game.advance(state, {**actions, move.seat: move.action(other)}))
+    branch = _Line(line.batch, number, line.draws, line.episode, True)
     line.branches.append((decision, branch, weight))
     return [branch]
 

@@ -15,6 +15,7 @@ from pettingzoo.env_registry import register as _register
 
 from tracer_env.aec import env, raw_env
 from tracer_env.answers import answers_match, extract_answer, parse_verdict
+from tracer_env.batch import Batch
 from tracer_env.game import Game
 from tracer_env.infosets import ABSTRACTIONS, FEATURES
 from tracer_env.metrics import EpisodeMetrics, accuracy_interval, summarize
@@ -52,6 +53,7 @@ __all__ = [
     "ABSTRACTIONS",
     "FEATURES",
     "Action",
+    "Batch",
     "Control",
     "Costs",
     "DialogueState",

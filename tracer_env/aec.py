@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from copy import copy
 from typing import Any
 
 from pettingzoo.utils import AECEnv, wrappers
 
 from tracer_env.errors import ActionError
-from tracer_env.face import Face
+from tracer_env.face import Face, Snapshot
 from tracer_env.tasks.base import Task
 from tracer_env.types import Action, DialogueState, Seat
 
@@ -28,6 +29,22 @@ class _OrderChecked(wrappers.OrderEnforcingWrapper[str, Any, Any]):
             super().step(action)
         else:
             self.env.step(action)  # raises the ActionError that fits: before reset, or after the end
+
+    def snapshot(self) -> Snapshot:
+        """Return this moment; see ``Face.snapshot``."""
+        moment: Snapshot = self.unwrapped.snapshot()
+        return moment
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a moment; see ``Face.restore``."""
+        self.unwrapped.restore(snapshot)
+        self._has_reset = self._has_updated = True
+
+    def fork(self) -> _OrderChecked:
+        """Return another branch of the game, order check included; see ``Face.fork``."""
+        branch = copy(self)
+        branch.env = self.unwrapped.fork()
+        return branch
 
     def __str__(self) -> str:
         return str(self.env)
@@ -73,6 +90,18 @@ class raw_env(Face, AECEnv[str, Any, Any]):
     * v0: first version.
     """
 
+    _kept = (
+        "agents",
+        "_acting",
+        "_buffer",
+        "_infos",
+        "rewards",
+        "_cumulative_rewards",
+        "terminations",
+        "truncations",
+        "agent_selection",
+        "_skip_agent_selection",
+    )
     _buffer: dict[Seat, Action]  # the actions of the round so far
     _infos: dict[str, dict[str, Any]]  # of the agents that somebody has looked at since the last round
 

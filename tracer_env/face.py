@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from copy import copy, deepcopy
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from gymnasium import spaces
 
-from tracer_env.errors import ActionError, UnknownNameError
+from tracer_env.errors import ActionError, ConfigError, UnknownNameError
 from tracer_env.game import Game
 from tracer_env.rendering import RENDER_MODES, render, render_ansi, show
 from tracer_env.rewards import RewardScheme
@@ -17,7 +19,21 @@ from tracer_env.spaces import action_space, observation_space
 from tracer_env.tasks.base import Task
 from tracer_env.types import DialogueState, Schedule, Seat
 
-__all__ = ["Face"]
+__all__ = ["Face", "Snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A moment of a running environment, to go back to with ``restore``. Holds references only: O(1) in the transcript.
+
+    Attributes:
+        dialogue: the state of the game.
+        kept: what else the environment holds, its random state included.
+    """
+
+    dialogue: DialogueState
+    kept: Mapping[str, Any]
+    game: Game
 
 
 class Face:
@@ -135,6 +151,46 @@ class Face:
         self.agents = list(self.possible_agents)
         self._acting = self.game.acting(self._state)
         return self._state
+
+    # --- branching ------------------------------------------------------------------------------------------------
+
+    _kept: tuple[str, ...] = ("agents", "_acting")
+    """Attributes that change as the game goes on, beside the state and the random generator."""
+
+    def snapshot(self) -> Snapshot:
+        """Return this moment; ``restore`` goes back to it as often as wanted.
+
+        Raises:
+            ActionError: before the first ``reset``.
+        """
+        dialogue = self.dialogue
+        kept = {name: copy(getattr(self, name)) for name in self._kept}
+        return Snapshot(dialogue, {**kept, "_rng": deepcopy(self._rng)}, self.game)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a moment of this environment or of one that was forked from or into it.
+
+        Raises:
+            ConfigError: if the moment is of another game, or of the other face.
+        """
+        if snapshot.game is not self.game or set(snapshot.kept) != {*self._kept, "_rng"}:
+            raise ConfigError("a snapshot can be restored only in the environment that took it, or a fork of it.")
+        self._state = snapshot.dialogue
+        for name in self._kept:
+            setattr(self, name, copy(snapshot.kept[name]))
+        self._rng = deepcopy(snapshot.kept["_rng"])
+
+    def fork(self) -> Self:
+        """Return a second environment that goes on from this moment on its own: another branch of the game.
+
+        Task, rules and spaces are shared, the transcript so far too; both draw the same questions from here on.
+
+        Raises:
+            ActionError: before the first ``reset``.
+        """
+        branch = copy(self)
+        branch.restore(self.snapshot())
+        return branch
 
     def render(self) -> str | None:
         """Return the transcript, plain (None) or in colours (``"ansi"``), or print the newest round (``"human"``)."""

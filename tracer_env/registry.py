@@ -10,7 +10,7 @@ from typing import Any
 from tracer_env.errors import ConfigError, SplitError, UnknownNameError
 from tracer_env.tasks.base import Task
 
-__all__ = ["load_task", "names_a_file", "register_task"]
+__all__ = ["load_task", "names_a_file", "names_a_script", "register_task"]
 
 _ENTRY_POINTS = {
     "arithmetic": "tracer_env.tasks.arithmetic:ArithmeticTask",
@@ -81,6 +81,11 @@ def load_task(
     if split not in (None, task.split):
         raise ConfigError(f"split must be left out when task is an object: it has the split {task.split!r}.")
     return task
+
+
+def names_a_script(task: object) -> bool:
+    """Return whether ``task`` names a recorded or simulated game."""
+    return isinstance(task, str) and _scripted_prefix(task) is not None
 
 
 def _scripted_prefix(name: str) -> str | None:

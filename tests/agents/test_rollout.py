@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from toy import ToyTask
 
+from tracer_agents.cli import main
 from tracer_agents.controllers.fixed import FixedController, make_fixed
 from tracer_agents.evaluate import evaluate_team, self_consistency, single_call
 from tracer_agents.generators.scripted import ScriptedGenerator
 from tracer_agents.rollout import Player, Probing, play
 from tracer_env import Action, Control, Costs, Game, OutcomeRewards, Role, TracerRewards
 from tracer_env.errors import ConfigError, RewardError
+from tracer_env.exact import build_tree, control_values, evaluate
 
 
 def gold(request):
@@ -269,3 +271,45 @@ def test_nan_rewards_name_scheme_and_seat():
     with pytest.raises(RewardError, match=r"'tracer' scored a candidate of proposer_0 in turn 0 with nan"):
         play(game, team_of(game, 1.0), ScriptedGenerator(script()), questions(game, 1), seed=0,
              probing=probing(rewards=_NanRewards()))  # fmt: skip
+
+
+def test_a_scripted_game_needs_no_generator_and_plays_what_is_exact():
+    game = Game("simulated:default", rewards=OutcomeRewards(costs=Costs(per_call=0.05)))
+    tree = build_tree(game)
+    asked = [game.task.question(k) for k in range(3000)]
+    figures, episodes = evaluate_team(game, team_of(game, 0.4), None, asked, seed=3)
+    error = np.std([game.team_return(e.state) for e in episodes]) / len(asked) ** 0.5
+    assert abs(figures["team_return"] - evaluate(tree, 0.4).team_return) < 4 * error
+    assert all(e.tokens_generated == e.state.tokens_spent and not e.groups for e in episodes)
+
+
+def test_both_controls_of_a_scripted_game_are_valued_on_its_own_texts():
+    game = Game("simulated:default", rounds=3, rewards=OutcomeRewards())
+    asked = [game.task.question(k) for k in range(4000)]
+    episodes = play(game, team_of(game, 0.5), None, asked, seed=0, probing=probing())
+    values = control_values(build_tree(game), 0.5)
+    reviews = [e.decisions[0].values for e in episodes]
+    assert np.mean([v.speak - v.skip for v in reviews]) == pytest.approx(
+        float(np.diff(_mean_review(build_tree(game), values))[0]), abs=0.06
+    )
+
+
+def _mean_review(tree, values):
+    """Mean values of both controls over all decisions of the first review round."""
+    first = tree.depth_slices[1]
+    weights = values.reach[first] / values.reach[first].sum()
+    return weights @ values.values[first]
+
+
+def test_a_live_game_needs_a_generator():
+    game = Game(ToyTask())
+    with pytest.raises(ConfigError, match="needs a generator"):
+        play(game, team_of(game, 0.5), None, questions(game, 1), seed=0)
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("task", ["simulated:default", "recorded:arithmetic-train"])
+def test_no_model_is_trained_or_measured_on_texts_that_it_does_not_write(command, task, tmp_path, capsys):
+    arguments = [command, "--task", task] + (["--run-dir", str(tmp_path / "run")] if command == "train" else [])
+    assert main(arguments) == 1
+    assert "brings its texts itself" in capsys.readouterr().err
