@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test soak results model recordings lint clean
+.PHONY: train test test-rllib test-benchmarl soak results model recordings lint clean
 
 # One installation for everything; pip's own settings (index, proxy, cache) are the user's.
 $(READY): pyproject.toml constraints.txt
@@ -18,6 +18,19 @@ train: $(READY)  ## the main job; ARGS="--help" lists every setting
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# Two libraries whose pins conflict with the rest, each in an environment of its own; `make test` skips their tests.
+test-rllib: .venv-rllib/.ready  ## RLlib learns the control decision
+	RAY_USAGE_STATS_ENABLED=0 .venv-rllib/bin/python -m pytest tests/learners/test_rllib.py $(ARGS)
+
+test-benchmarl: .venv-benchmarl/.ready  ## BenchMARL learns the control decision
+	.venv-benchmarl/bin/python -m pytest tests/learners/test_benchmarl.py $(ARGS)
+
+.venv-%/.ready: requirements/%.txt pyproject.toml
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $< --editable .
+	test $* != benchmarl || .venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps benchmarl==1.5.2
+	touch $@
 
 soak: $(READY)  ## the long series
 	$(BIN)/python -m pytest -m slow --timeout 7200 $(ARGS)
@@ -41,4 +54,4 @@ lint: $(READY)
 	$(BIN)/codespell README.md CONTRIBUTING.md docs tracer_env tracer_agents examples scripts benchmarks
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-rllib .venv-benchmarl build dist *.egg-info
