@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-rllib test-benchmarl soak results model recordings lint clean
+.PHONY: train test test-rllib test-benchmarl soak results performance model recordings lint clean
 
 # One installation for everything; pip's own settings (index, proxy, cache) are the user's.
 $(READY): pyproject.toml constraints.txt
@@ -37,6 +37,9 @@ soak: $(READY)  ## the long series
 
 results: $(READY)  ## re-make the figures of docs/results.md (hours)
 	$(BIN)/python benchmarks/results.py $(ARGS)
+
+performance: $(READY)  ## measure the speeds of docs/performance.md (some minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance.py $(ARGS)
 
 model: $(READY)  ## re-train the shipped model (about two hours)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m scripts.tiny_model.train --out tracer_agents/models/tiny $(ARGS)

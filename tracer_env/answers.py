@@ -324,6 +324,8 @@ def _numeral(text: str) -> str | None:
 
 def _value(numeral: str) -> Fraction | None:
     """Return the exact value of a numeral that ``_NUMBER`` matched whole."""
+    if len(numeral) <= _MAX_DIGITS and numeral.isascii() and numeral.isdigit():
+        return Fraction(int(numeral))  # most are plain; the rest of this function takes ten times as long
     mantissa, _, exponent = numeral.lower().partition("e")
     if sum(c.isdigit() for c in mantissa) > _MAX_DIGITS or len(exponent) > 4 or abs(int(exponent or 0)) > _MAX_DIGITS:
         return None
