@@ -33,7 +33,9 @@ from tracer_env.rewards import (
     TracerRewards,
 )
 from tracer_env.spaces import UtteranceSpace
-from tracer_env.tasks.base import Task
+from tracer_env.tasks.base import ScriptedTask, Task
+from tracer_env.tasks.recorded import RecordedTask
+from tracer_env.tasks.simulated import SIMULATED_TEAMS, SimulatedTask, SimulatedTeam
 from tracer_env.types import (
     Action,
     Control,
@@ -52,6 +54,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ABSTRACTIONS",
     "FEATURES",
+    "SIMULATED_TEAMS",
     "Action",
     "Batch",
     "Control",
@@ -64,11 +67,15 @@ __all__ = [
     "PotentialRewards",
     "Prompt",
     "Question",
+    "RecordedTask",
     "RewardKind",
     "RewardScheme",
     "Role",
     "Rules",
+    "ScriptedTask",
     "Seat",
+    "SimulatedTask",
+    "SimulatedTeam",
     "Task",
     "TracerRewards",
     "Turn",

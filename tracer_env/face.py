@@ -71,7 +71,8 @@ class Face:
         """Check and store the settings; no data is read before the first ``reset``.
 
         Args:
-            task: a name (``gsm8k``, ``math500``, ``gpqa_diamond``, ``arithmetic``), a path to a JSONL file, or a task.
+            task: a name (``gsm8k``, ``math500``, ``gpqa_diamond``, ``arithmetic``, ``recorded:<name or path>``,
+                ``simulated:<name>``), a path to a JSONL file, or a task.
             split: ``"train"`` (default), ``"validation"`` or ``"test"``; a task object has its own.
             data_dir: folder with the data; None looks at ``TRACER_DATA_DIR``, then at the Hugging Face hub.
             proposers: number of proposers, at least 1. This and the next three, ``decide`` and ``on_invalid`` have
@@ -82,7 +83,7 @@ class Face:
             rewards: ``"tracer"``, ``"outcome"``, ``"potential"``, ``"difference"`` or a ``RewardScheme``.
             decide: ``"last"``: the last proposed answer stands; ``"ballot"``: the leader of a weighted ballot.
             on_invalid: ``"keep"``: an unparsable proposal does not replace a valid answer; or ``"replace"``.
-            abstraction: ``"paper"``, ``"round"`` or ``"history"``; decides ``infos[...]["infoset"]``.
+            abstraction: ``"paper"``, ``"round"``, ``"history"`` or (in a ballot) ``"ballot"``; decides ``infos[...]["infoset"]``.
             count_tokens: counts the tokens of plain strings; default: words and punctuation marks.
             max_utterance_chars: longer texts keep their first and last half.
             render_mode: ``"ansi"``, ``"human"`` or None.
