@@ -71,7 +71,8 @@ class raw_env(Face, AECEnv[str, Any, Any]):
     takes question ``i``.
 
     ## Reward
-    By the scheme: ``tracer`` (role-specific and local) or ``outcome`` (the team return at the end), less costs.
+    By the scheme, less costs: ``tracer`` (role-specific and local), ``outcome`` (the team return at the end),
+    ``potential`` (by how the standing answer gets better or worse) or ``difference`` (what a turn added).
 
     ## Episode End
     After ``rounds`` rounds (termination); optionally after ``stop_after_skips`` SKIPs in a row or a vote score of

@@ -83,7 +83,8 @@ class Face:
             rewards: ``"tracer"``, ``"outcome"``, ``"potential"``, ``"difference"`` or a ``RewardScheme``.
             decide: ``"last"``: the last proposed answer stands; ``"ballot"``: the leader of a weighted ballot.
             on_invalid: ``"keep"``: an unparsable proposal does not replace a valid answer; or ``"replace"``.
-            abstraction: ``"paper"``, ``"round"``, ``"history"`` or (in a ballot) ``"ballot"``; decides ``infos[...]["infoset"]``.
+            abstraction: ``"paper"``, ``"round"``, ``"history"`` or (in a ballot) ``"ballot"``: decides
+                ``infos[...]["infoset"]``.
             count_tokens: counts the tokens of plain strings; default: words and punctuation marks.
             max_utterance_chars: longer texts keep their first and last half.
             render_mode: ``"ansi"``, ``"human"`` or None.
