@@ -338,9 +338,11 @@ def _settle_proposals(
     """Count the round's ballots; return the standing answer and its votes (``decide="last"``)."""
     old = state.standing
     old_answer = state.answer
+    if len(turns) == 1 and not turns[0].control:  # a SKIP alone
+        return old, state.votes
     clusters: list[tuple[str | None, list[Turn]]] = []  # an answer and the ballots for it, in seat order
     for turn in turns:
-        answer = turn.answer if turn.spoke else old_answer
+        answer = turn.answer if turn.control else old_answer
         if answer is None and rules.on_invalid == "keep":
             continue  # flaw C16 of the public code: an unparsable proposal would erase a right answer
         for representative, ballots in clusters:
@@ -384,7 +386,7 @@ def _after_round(
         before.skips_in_a_row, before.tokens_in, before.tokens_spent, before.calls_spent
     )  # fmt: skip
     for turn in turns:
-        if turn.spoke:
+        if turn.control:
             skips = 0
             calls_spent += 1
             tokens_in += turn.tokens_in

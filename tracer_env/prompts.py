@@ -27,7 +27,7 @@ _FORMAT = {
 }
 _OTHER_FORMAT = 'End with "Answer: " and the answer.'
 _PROPOSE = "Solve the question step by step."
-_REVIEW = "Is the standing answer {answer} right? First line: RIGHT or WRONG. If WRONG, then say what fails."
+_REVIEW = "First line: RIGHT or WRONG. If WRONG, then say what fails."
 
 
 class Section(NamedTuple):
@@ -162,5 +162,6 @@ def build_prompt(state: DialogueState, seat: Seat, kind: str) -> Prompt:
 def _task_text(state: DialogueState, seat: Seat, kind: str) -> str:
     if seat.role is Role.REVIEWER:
         answer = "(none)" if state.answer is None else state.answer
-        return _REVIEW.format(answer=_escape(answer).replace("\n", " "))
+        named = _escape(answer).replace("\n", " ")
+        return f"Is the standing answer {named} right? {_REVIEW}"
     return f"{_PROPOSE} {_FORMAT.get(kind, _OTHER_FORMAT)}"
