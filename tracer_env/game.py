@@ -20,7 +20,7 @@ from tracer_env.errors import ActionError, ConfigError, UnknownNameError
 from tracer_env.infosets import ABSTRACTIONS, feature_vector, infoset_key
 from tracer_env.prompts import Prompt, build_prompt
 from tracer_env.registry import load_task
-from tracer_env.rewards import ContinuationScheme, RewardScheme, check_finite, make_rewards, team_return
+from tracer_env.rewards import ContinuationScheme, RewardScheme, checked_pay, make_rewards, team_return
 from tracer_env.tasks.base import ScriptedTask, Task
 from tracer_env.types import (
     SILENCE,
@@ -178,14 +178,11 @@ class Game:
         """Return what each seat is paid for the round between two states.
 
         Raises:
-            RewardError: if a payment is not finite.
+            RewardError: if the scheme pays anything but finite numbers to seats of the game.
         """
         turns = after.turns[len(before.turns) :]
         pay = self.rewards.round_rewards(self.rules, before, turns, after)
-        if len(pay) < len(self.rules.seats):
-            pay = {**dict.fromkeys(self.rules.seats, 0.0), **pay}
-        check_finite(self.rewards, pay, before.round)
-        return pay
+        return checked_pay(self.rewards, self.rules, pay, before.round)
 
     def team_return(self, state: DialogueState) -> float:
         """Return U of a finished game."""

@@ -6,6 +6,8 @@ Only for recorded and simulated teams, whose texts come from the task. Owns no r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
+from numbers import Real
 from typing import Any, Final, Literal
 
 import gymnasium
@@ -80,7 +82,9 @@ def control_view(
         ConfigError: if the task needs a generator, or an argument is not one of those above.
         UnknownNameError: if there is no such seat.
     """
-    face = env.unwrapped
+    face = getattr(env, "unwrapped", env)
+    if isinstance(env, _TurnView):
+        raise ConfigError("this is a control view already.")
     if not isinstance(face, Face):
         raise ConfigError(f"control_view needs an environment of tracer_env, not {type(face).__name__}.")
     if not face.game.scripted:
@@ -93,12 +97,16 @@ def control_view(
     if seat is not None:
         if seat not in face.possible_agents:
             raise UnknownNameError("seat", seat, face.possible_agents)
-        if isinstance(others, (int, float)) and not 0.0 <= others <= 1.0:
+        if not (others is None or callable(others) or isinstance(others, Mapping)) and not _is_prob(others):
             raise ConfigError(f"others= must be a probability of SPEAK in [0, 1], or a policy, not {others!r}.")
         return _SeatView(face.game, seat, mask, 1.0 if others is None else others, face.render_mode)
     if others is not None:
         raise ConfigError("others= says how the seats play that do not learn: name the one that does with seat=.")
     return _TurnView(env, mask) if isinstance(face, AECEnv) else _RoundView(face.game, mask, face.render_mode)
+
+
+def _is_prob(value: Any) -> bool:
+    return isinstance(value, Real) and 0.0 <= float(value) <= 1.0
 
 
 class _Spaces:
@@ -166,6 +174,12 @@ class _TurnView(BaseWrapper[str, Any, Any]):
 
     def step(self, action: Any) -> None:
         self.env.step(None if action is None else {"control": action})
+
+    def fork(self) -> _TurnView:
+        """Return another branch of the game, seen alike; see ``Face.fork``."""
+        branch = copy(self)
+        branch.env = self.env.fork()
+        return branch
 
 
 class _Playing:
@@ -342,13 +356,15 @@ class _SeatView(gymnasium.Env[Any, Any]):
         state, mask = self.dialogue, self.game.mask(self.dialogue, seat)
         if not mask[Control.SKIP]:
             return Control.SPEAK
-        if isinstance(self._others, (int, float)):
-            speak_prob = float(self._others)
-        elif callable(self._others):
+        if callable(self._others):
             features = feature_vector(self.game.rules, state, seat)
             speak_prob = self._others(seat, self.game.infoset(state, seat), features, mask)
-        else:
+        elif isinstance(self._others, Mapping):
             speak_prob = self._others.get((seat, self.game.infoset(state, seat)), 0.5)
+        else:
+            speak_prob = float(self._others)
+        if not _is_prob(speak_prob):
+            raise ConfigError(f"others= gave {seat.name} the probability {speak_prob!r} of SPEAK.")
         return Control.SPEAK if self.np_random.random() < speak_prob else Control.SKIP
 
     def _view(self) -> tuple[Any, dict[str, NDArray[np.int8]]]:

@@ -652,3 +652,15 @@ def test_the_belief_optimum_of_other_teams_and_without_costs():
 def test_the_belief_optimum_refuses_other_rules(rules):
     with pytest.raises(ConfigError, match="belief-state optimum"):
         belief_optimum(SimulatedTeam(), Rules(**rules))
+
+
+def test_a_policy_that_is_none_says_what_one_is():
+    tree = build_tree(Game("simulated:default", rounds=3))
+    for wrong in (best_policy(tree), "always"):
+        with pytest.raises(ConfigError, match="a policy is a probability"):
+            evaluate(tree, wrong)
+    for key in ("reviewer_0", ("reviewer_0", "key")):
+        with pytest.raises(ConfigError, match="keys \\(Seat, key\\)"):
+            evaluate(tree, {key: 1.0})
+    with pytest.raises(ConfigError, match="not the shape \\(3,\\)"):
+        evaluate(tree, np.zeros(3))

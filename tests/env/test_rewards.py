@@ -7,7 +7,7 @@ import pytest
 from toy import SKIP, ToyTask, play_script, speak, toy_game
 
 import tracer_env
-from tracer_env import Costs, OutcomeRewards, RewardKind, TracerRewards
+from tracer_env import Costs, OutcomeRewards, RewardKind, Role, Seat, TracerRewards
 from tracer_env.errors import ConfigError, RewardError, UnknownNameError
 
 
@@ -111,3 +111,25 @@ def test_bad_settings():
         Costs(per_call=-1)
     with pytest.raises(UnknownNameError, match="'team'"):
         Costs(scope="teams")
+
+
+@pytest.mark.parametrize(
+    ("paid", "says"),
+    [
+        ({"proposer_0": 1.0}, "1.0 to 'proposer_0'"),
+        ({Seat(Role.PROPOSER, 7): 1.0}, "1.0 to Seat"),
+        ({"proposer_0": 1.0, "reviewer_0": 0.0}, "to 'proposer_0'"),
+        ({Seat(Role.PROPOSER, 0): None}, "None to proposer_0"),
+        (None, "paid None"),
+        ([1.0, 2.0], "paid \\[1.0"),
+    ],
+)
+def test_what_a_scheme_pays_is_checked(paid, says):
+    class Careless(OutcomeRewards):
+        def round_rewards(self, rules, before, turns, after):
+            return paid
+
+    game = toy_game(rewards=Careless())
+    states = play_script(game, 7, speak("7"))
+    with pytest.raises(RewardError, match=says):
+        game.pay(*states)

@@ -253,3 +253,36 @@ def test_views_show_transcripts(capsys):
         shown.reset(seed=0)
         assert shown.render() is None
         assert "A simulated question." in capsys.readouterr().out
+
+
+def test_a_view_is_forked_as_a_view():
+    view = control_view(tracer_env.env(task="simulated:default"))
+    view.reset(seed=0)
+    view.step(1)
+    branch = view.fork()
+    branch.step(1)
+    assert type(branch) is type(view)
+    assert branch.observe("proposer_0")["observation"].shape == view.observe("proposer_0")["observation"].shape
+    assert len(branch.unwrapped.dialogue.turns) == 2 == 1 + len(view.unwrapped.dialogue.turns)
+
+
+@pytest.mark.parametrize("others", ["always", [0.5], 1.5, float("nan")])
+def test_other_seats_play_by_a_policy(others):
+    with pytest.raises(ConfigError, match="others="):
+        control_view(tracer_env.parallel_env(task="simulated:default"), "proposer_0", others=others)
+
+
+@pytest.mark.parametrize("given", [5.0, float("nan"), None])
+def test_a_policy_of_other_seats_gives_probabilities(given):
+    view = control_view(tracer_env.parallel_env(task="simulated:default"), "proposer_0", others=lambda *_: given)
+    view.reset(seed=0)
+    with pytest.raises(ConfigError, match="gave reviewer_0"):
+        view.step(1)
+
+
+@pytest.mark.parametrize("env", [None, tracer_env.Game("simulated:default")])
+def test_a_view_is_of_an_environment(env):
+    with pytest.raises(ConfigError, match="needs an environment"):
+        control_view(env)
+    with pytest.raises(ConfigError, match="already"):
+        control_view(control_view(tracer_env.env(task="simulated:default")))

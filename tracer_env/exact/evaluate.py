@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -75,19 +76,29 @@ def speak_probs(tree: ControlTree, policy: Policy) -> NDArray[np.float64]:
     Raises:
         ConfigError: if a probability is outside [0, 1], or an array does not have one for each node.
     """
+    if not (callable(policy) or isinstance(policy, (Mapping, Real, np.ndarray))):
+        raise ConfigError(
+            "a policy is a probability of SPEAK, an array of them, a dict by (Seat, key) or a callable, not "
+            f"{type(policy).__name__}; of a BestPolicy take .policy."
+        )
     if callable(policy):
         probs = _ask(tree, policy)
     elif isinstance(policy, Mapping):
+        for pair in policy:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Seat)):
+                raise ConfigError(f"a policy by information set has keys (Seat, key), as tree.infosets; not {pair!r}.")
         probs = np.array([policy.get(pair, 0.5) for pair in tree.infosets], dtype=np.float64)[tree.node_infoset]
     else:
         probs = np.asarray(policy, dtype=np.float64)
         if probs.ndim == 0:
             probs = np.full(tree.num_nodes, probs)
     if probs.shape != (tree.num_nodes,):
-        raise ConfigError(f"a policy array must have one probability for each of {tree.num_nodes} nodes.")
+        raise ConfigError(
+            f"a policy array must have one probability for each of {tree.num_nodes} nodes, not the shape {probs.shape}."
+        )
     probs = np.where(tree.may_skip, probs, 1.0)
     if not ((probs >= 0.0) & (probs <= 1.0)).all():
-        raise ConfigError(f"probabilities of SPEAK must be in [0, 1], not {probs.min()!r} to {probs.max()!r}.")
+        raise ConfigError(f"probabilities of SPEAK must be in [0, 1], not {probs.min():g} to {probs.max():g}.")
     return probs
 
 

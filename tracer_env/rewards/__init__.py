@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tracer_env.errors import ConfigError, UnknownNameError
-from tracer_env.rewards.base import Costs, RewardKind, RewardScheme, check_finite, team_return
+from tracer_env.rewards.base import Costs, RewardKind, RewardScheme, checked_pay, team_return
 from tracer_env.rewards.counterfactual import ContinuationScheme, DifferenceRewards, PotentialRewards
 from tracer_env.rewards.direct import OutcomeRewards, TracerRewards
 
@@ -23,7 +23,7 @@ __all__ = [
     "RewardKind",
     "RewardScheme",
     "TracerRewards",
-    "check_finite",
+    "checked_pay",
     "make_rewards",
     "team_return",
 ]

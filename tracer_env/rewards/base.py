@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from tracer_env.dialogue import signed
 from tracer_env.errors import ConfigError, RewardError, UnknownNameError
 from tracer_env.types import DialogueState, Rules, Seat, Turn
 
-__all__ = ["Costs", "RewardKind", "RewardScheme", "charges", "check_finite", "team_return"]
+__all__ = ["Costs", "RewardKind", "RewardScheme", "charges", "checked_pay", "team_return"]
 
 
 class RewardKind(StrEnum):
@@ -103,15 +103,31 @@ def charges(costs: Costs, rules: Rules, turns: Sequence[Turn]) -> dict[Seat, flo
     return pay
 
 
-def check_finite(scheme: RewardScheme, pay: dict[Seat, float], round_index: int) -> None:
-    """Check that every payment is a finite number.
+def checked_pay(scheme: RewardScheme, rules: Rules, pay: Mapping[Seat, float], round_index: int) -> dict[Seat, float]:
+    """Return what a scheme pays for a round, one finite number for every seat; seats left out are paid 0.
 
     Raises:
-        RewardError: naming scheme, agent and round.
+        RewardError: if it is anything else, naming scheme, round and seat.
     """
+    try:
+        full = {seat: pay.get(seat, 0.0) for seat in rules.seats}
+        fine = all(map(math.isfinite, full.values())) and pay.keys() <= full.keys()
+    except (AttributeError, TypeError):
+        fine = False
+    if not fine:
+        raise RewardError(
+            f"reward scheme {scheme.name!r} paid {_first_wrong(rules, pay)} in round {round_index}; round_rewards must "
+            "return a dict of finite numbers by Seat."
+        )
+    return full
+
+
+def _first_wrong(rules: Rules, pay: object) -> str:
+    if not isinstance(pay, Mapping):
+        return repr(pay)
     for seat, value in pay.items():
-        if not math.isfinite(value):
-            raise RewardError(
-                f"reward scheme {scheme.name!r} paid {value!r} to {seat.name} in round {round_index}; "
-                f"rewards must be finite numbers."
-            )
+        if not isinstance(seat, Seat) or seat not in rules.seats:
+            return f"{value!r} to {seat!r}"
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            return f"{value!r} to {seat.name}"
+    return repr(pay)

@@ -230,6 +230,10 @@ class DifferenceRewards(_Counterfactual):
         """Check the settings."""
         if self.costs.scope != "team":
             raise ConfigError("scheme 'difference' pays shares of the common return: its cost scope must be 'team'.")
+        if not callable(self.policy):
+            raise ConfigError(
+                f"policy must be a callable (seat, infoset, features, mask) -> P(SPEAK), not {self.policy!r}."
+            )
         if self.branches < 1:
             raise ConfigError(f"branches must be at least 1, not {self.branches!r}.")
 
