@@ -71,10 +71,7 @@ class _Counterfactual:
     continuation: Continuation | None = None
     kind: RewardKind = RewardKind.CONTINUATION
     game: BoundGame | None = None
-
-    @property
-    def name(self) -> str:
-        raise NotImplementedError
+    name: str = "counterfactual"
 
     def turn_reward(self, before: DialogueState, turn: Turn) -> float:
         """There is no local reward.
@@ -151,10 +148,7 @@ class PotentialRewards(_Counterfactual):
             reviewers.
     """
 
-    @property
-    def name(self) -> str:
-        """Return ``"potential"``."""
-        return "potential"
+    name: str = "potential"
 
     def bind(self, game: BoundGame) -> PotentialRewards:
         """Return the scheme for one game; see ``ContinuationScheme.bind``."""
@@ -222,6 +216,7 @@ class DifferenceRewards(_Counterfactual):
         seed: of the controls of these continuations.
     """
 
+    name: str = "difference"
     policy: SpeakPolicy = _uniform
     branches: int = 1
     seed: int = 0
@@ -236,11 +231,6 @@ class DifferenceRewards(_Counterfactual):
             )
         if self.branches < 1:
             raise ConfigError(f"branches must be at least 1, not {self.branches!r}.")
-
-    @property
-    def name(self) -> str:
-        """Return ``"difference"``."""
-        return "difference"
 
     def bind(self, game: BoundGame) -> DifferenceRewards:
         """Return the scheme for one game; see ``ContinuationScheme.bind``."""
