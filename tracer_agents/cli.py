@@ -292,7 +292,8 @@ def record_command(args: argparse.Namespace) -> int:
 
 def _add_play_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seat", nargs="+", default=["proposer_0"], help="your seats, or all (default: proposer_0)")
-    parser.add_argument("--task", help="task name or JSONL path (default: the run's, else arithmetic)")
+    task_help = "task name, recorded:NAME, simulated:NAME or JSONL path (default: the run's, else arithmetic)"
+    parser.add_argument("--task", help=task_help)
     parser.add_argument("--split", help="which questions (default: the run's held-out ones, else test)")
     parser.add_argument("--data-dir", help="folder with the task's data (else TRACER_DATA_DIR, else the hub)")
     parser.add_argument("--index", type=int, help="number of the question (default: drawn by the seed)")

@@ -24,7 +24,7 @@ from tracer_agents.rollout import Player
 from tracer_env import Action, Control, DialogueState, Game, Question, Seat, Utterance
 from tracer_env.errors import ConfigError, UnknownNameError
 from tracer_env.infosets import feature_vector
-from tracer_env.registry import names_a_file
+from tracer_env.registry import names_a_file, names_a_script
 from tracer_env.rendering import clean, show
 
 __all__ = ["Act", "Machine", "Person", "choose_seats", "play_game", "play_in_terminal"]
@@ -210,6 +210,11 @@ def play_in_terminal(
     config = TrainConfig() if run is None else config_of_run(Path(run))
     config = TrainConfig.from_settings({k: v for k, v in changes.items() if v is not None}, config)
     game = _make_game(config, task or config.evaluated_task, split, data_dir, () if run is None else _RUN_RULES, rules)
+    if game.scripted:
+        written = {"model": model, "max_new_tokens": max_new_tokens, "temperature": None if temperature == 1.0 else 1}
+        for name, value in written.items():
+            if value is not None:
+                raise ConfigError(f"task {game.task.name!r} brings its texts itself; leave {name} out.")
     people = choose_seats(game, seats)
     others = [seat for seat in game.rules.seats if seat not in people]
     _, team_of = _controllers(config, game.rules.seats, run, controllers)
@@ -243,7 +248,7 @@ def _make_game(
     given: Mapping[str, Any],
 ) -> Game:
     """Make the game with the rules that are given, else with the configuration's ``own``, else with the task's."""
-    scripted = ":" in task  # recorded and simulated games have no splits
+    scripted = names_a_script(task)  # recorded and simulated games have no splits
     has_data = task == "arithmetic" or scripted or names_a_file(task)
     rules = {name: getattr(config, name) for name in own}
     rules |= {name: value for name, value in given.items() if value is not None}

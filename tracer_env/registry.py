@@ -105,7 +105,7 @@ def _load_scripted(prefix: str, name: str, split: str | None, data_dir: str | os
 def _load_file(task: str | os.PathLike[str], split: str, data_dir: str | os.PathLike[str] | None) -> Task:
     if isinstance(task, str):
         if not _looks_like_path(task) and not Path(task).is_file():
-            raise UnknownNameError("task", task, _ENTRY_POINTS)
+            raise UnknownNameError("task", task, (*_ENTRY_POINTS, *(f"{prefix}:<name>" for prefix in _SCRIPTED)))
     if data_dir is not None:
         raise ConfigError(f"data_dir must be left out when task is a path ({os.fspath(task)!r}).")
     from tracer_env.tasks.jsonl import JsonlTask  # here, so that importing the registry imports no task

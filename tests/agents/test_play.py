@@ -19,6 +19,7 @@ from toy import ToyTask, toy_game
 
 import tracer_env
 from tracer_agents import cli
+from tracer_agents.cli import main
 from tracer_agents.controllers.fixed import make_fixed
 from tracer_agents.errors import RunDirectoryError
 from tracer_agents.generators import policies
@@ -415,3 +416,9 @@ def test_ctrl_c_leaves(terminal):
             screen.type("\x03")
     assert screen.process.wait(timeout=30) == 130
     assert "Traceback" not in screen.screen
+
+
+@pytest.mark.parametrize("option", [["--model", "nowhere"], ["--temperature", "0.5"], ["--max-new-tokens", "5"]])
+def test_a_recorded_game_takes_no_options_of_a_model(option, capsys):
+    assert main(["play", "--task", "recorded:arithmetic-test", *option]) == 1
+    assert "brings its texts itself" in capsys.readouterr().err
