@@ -44,7 +44,6 @@ __all__ = [
     "is_last",
     "judged_proposal",
     "play_turn",
-    "proposal_rounds_left",
     "role_rounds_left",
     "round_role",
     "signed",
@@ -211,11 +210,6 @@ def role_rounds_left(rules: Rules, state: DialogueState, role: Role) -> int:
     if not isinstance(rules.schedule, str):
         return rules.rounds - 1 - state.round
     return rules.rounds_left[role][state.round]
-
-
-def proposal_rounds_left(rules: Rules, state: DialogueState) -> int:
-    """Return how many rounds that propose come after the current one."""
-    return role_rounds_left(rules, state, Role.PROPOSER)
 
 
 def is_last(rules: Rules, state: DialogueState) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import groupby, product, zip_longest
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,15 +81,14 @@ class _Counterfactual:
         """
         raise ConfigError(f"scheme {self.name!r} plays branches on; it cannot score a candidate from its text.")
 
-    def _bound(self, game: BoundGame, what: str) -> dict[str, Any]:
+    def _bound(self, game: BoundGame, what: str) -> Self:
         if game.script is None and self.continuation is None:
             raise ConfigError(
                 f"rewards={self.name!r} has to know {what}. Play a 'recorded:' or 'simulated:' game, or pass "
                 f"rewards={type(self).__name__}(continuation=...), a callable (prompt, seat) -> Utterance that writes "
                 "the texts of a live game's branches."
             )
-        # the fields themselves, not copies: dataclasses.asdict would copy the game
-        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "game": game}
+        return replace(self, game=game)
 
     def _game(self) -> BoundGame:
         if self.game is None:
@@ -153,8 +152,8 @@ class PotentialRewards(_Counterfactual):
     def bind(self, game: BoundGame) -> PotentialRewards:
         """Return the scheme for one game; see ``ContinuationScheme.bind``."""
         if not game.rules.reviewers:
-            return PotentialRewards(costs=self.costs, game=game)
-        return PotentialRewards(**self._bound(game, "what would have been proposed without a review"))
+            return replace(self, game=game)
+        return self._bound(game, "what would have been proposed without a review")
 
     def round_rewards(
         self, rules: Rules, before: DialogueState, turns: Sequence[Turn], after: DialogueState
@@ -234,7 +233,7 @@ class DifferenceRewards(_Counterfactual):
 
     def bind(self, game: BoundGame) -> DifferenceRewards:
         """Return the scheme for one game; see ``ContinuationScheme.bind``."""
-        return DifferenceRewards(**self._bound(game, "how the game goes on after a SKIP"))
+        return self._bound(game, "how the game goes on after a SKIP")
 
     def round_rewards(
         self, rules: Rules, before: DialogueState, turns: Sequence[Turn], after: DialogueState
