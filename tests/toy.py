@@ -47,6 +47,6 @@ def play_script(game: Game, gold: int, *rounds: object):
     states = [game.start(game.task.question(gold))]
     for actions in rounds:
         seats = game.acting(states[-1])
-        listed = actions if isinstance(actions, tuple) else (actions,)
+        listed = (actions,) if isinstance(actions, Action) else actions
         states.append(game.advance(states[-1], dict(zip(seats, listed, strict=True))))
     return states

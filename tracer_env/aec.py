@@ -101,7 +101,6 @@ class raw_env(Face, AECEnv[str, Any, Any]):
         "terminations",
         "truncations",
         "agent_selection",
-        "_skip_agent_selection",
     )
     _buffer: dict[Seat, Action]  # the actions of the round so far
     _infos: dict[str, dict[str, Any]]  # of the agents that somebody has looked at since the last round
@@ -121,7 +120,6 @@ class raw_env(Face, AECEnv[str, Any, Any]):
         self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
         self.terminations = dict.fromkeys(self.agents, False)
         self.truncations = dict.fromkeys(self.agents, False)
-        self._skip_agent_selection = None
         self._begin_round()
         if self.render_mode == "human":
             self.render()
@@ -144,7 +142,8 @@ class raw_env(Face, AECEnv[str, Any, Any]):
     def _info(self, agent: str) -> dict[str, Any]:
         info = self._infos.get(agent)
         if info is None:
-            info = self._infos[agent] = self.game.info(self.dialogue, self._seats[agent], self._acts(agent))
+            seat = self._seats[agent]
+            info = self._infos[agent] = self.game.info(self.dialogue, seat, self._acts(seat))
         return info
 
     def last(self, observe: bool = True) -> tuple[dict[str, Any] | None, float, bool, bool, dict[str, Any]]:
@@ -161,13 +160,13 @@ class raw_env(Face, AECEnv[str, Any, Any]):
             self._info(agent),
         )
 
-    def _acts(self, agent: str) -> bool:
-        seat = self._seats[agent]
+    def _acts(self, seat: Seat) -> bool:
         return seat in self._acting and seat not in self._buffer
 
     def observe(self, agent: str) -> dict[str, Any]:
         """Return what the agent sees now; nothing of a simultaneous round in progress."""
-        return self.game.observe(self.dialogue, self._seats[self._known(agent)], self._acts(agent))
+        seat = self._seats[self._known(agent)]
+        return self.game.observe(self.dialogue, seat, self._acts(seat))
 
     def step(self, action: Any) -> None:
         """Play the selected agent's action, or None for an agent whose episode has ended.
@@ -182,7 +181,7 @@ class raw_env(Face, AECEnv[str, Any, Any]):
         if self.terminations[agent] or self.truncations[agent]:
             if action is not None:
                 raise ActionError(f"the episode is over; {agent} can only be stepped with None.")
-            self._was_dead_step(action)
+            self._leave(agent)
             return
         seat = self._seats[agent]
         self._buffer[seat] = self.game.parse_action(agent, action)
@@ -195,6 +194,16 @@ class raw_env(Face, AECEnv[str, Any, Any]):
         self._finish_round(state)
         if self.render_mode == "human":
             self.render()
+
+    def _leave(self, agent: str) -> None:
+        """Take an agent out whose episode has ended. All end together, so that the next one is simply the next."""
+        for of_agents in (self.terminations, self.truncations, self.rewards, self._cumulative_rewards):
+            del of_agents[agent]
+        self._infos.pop(agent, None)
+        self.agents.remove(agent)
+        self._clear_rewards()
+        if self.agents:
+            self.agent_selection = self.agents[0]
 
     def _finish_round(self, state: DialogueState) -> None:
         after = self.game.advance(state, self._buffer)

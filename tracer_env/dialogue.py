@@ -95,14 +95,14 @@ def round_role(rules: Rules, round_index: int) -> Role:
 
 
 def _round_robin(rules: Rules, state: DialogueState) -> tuple[Seat, ...]:
-    role = round_role(rules, state.round)
-    turn_of_role = state.round if rules.reviewers == 0 else state.round // 2
-    seats = rules.seats_of[role]
-    if role is Role.PROPOSER:
-        return (seats[turn_of_role % rules.proposers],)
-    if state.standing is not None and rules.reviewers > 1:
+    index = state.round
+    turn_of_role = index // 2 if rules.reviewers else index
+    if index % 2 == 0 or not rules.reviewers:
+        return (rules.seats_of[Role.PROPOSER][turn_of_role % rules.proposers],)
+    seats = rules.seats_of[Role.REVIEWER]
+    if len(seats) > 1 and state.standing is not None:
         author = state.standing.seat.index
-        seats = tuple(seat for seat in seats if seat.index != author)
+        seats = tuple([seat for seat in seats if seat.index != author])
     return (seats[turn_of_role % len(seats)],)
 
 
@@ -205,16 +205,12 @@ def control_mask(state: DialogueState, seat: Seat) -> tuple[bool, bool]:
 
 def role_rounds_left(rules: Rules, state: DialogueState, role: Role) -> int:
     """Return how many rounds of ``role`` come after the current one (an upper bound under a user's schedule)."""
-    if state.round >= rules.rounds:
-        return 0
-    if not isinstance(rules.schedule, str):
-        return rules.rounds - 1 - state.round
     return rules.rounds_left[role][state.round]
 
 
 def is_last(rules: Rules, state: DialogueState) -> bool:
     """Return whether no proposal round comes after the current turn."""
-    return state.round >= rules.rounds or role_rounds_left(rules, state, Role.PROPOSER) == 0
+    return rules.rounds_left[Role.PROPOSER][state.round] == 0
 
 
 def judged_proposal(rules: Rules, state: DialogueState) -> Proposal | None:
@@ -257,8 +253,9 @@ def advance(rules: Rules, task: Task, state: DialogueState, actions: JointAction
             f"round {state.round} needs one action for each of {[s.name for s in seats]}, "
             f"got actions for {sorted(s.name for s in actions)}."
         )
-    first = len(state.turns)
-    turns = tuple([play_turn(rules, task, state, seat, actions[seat], first + k) for k, seat in enumerate(seats)])
+    turns: tuple[Turn, ...] = ()
+    for index, seat in enumerate(seats, len(state.turns)):
+        turns += (play_turn(rules, task, state, seat, actions[seat], index),)
     standing, votes, margin = state.standing, state.votes, state.margin
     if rules.decide == "ballot":
         standing, votes, margin = _settle_ballot(rules, task, state, turns)
@@ -290,8 +287,9 @@ def play_turn(
         The turn, with its answer or verdict read and compared with the truth.
     """
     index = len(state.turns) if index is None else index
+    proposes = seat.role is Role.PROPOSER
     may_skip, _ = control_mask(state, seat)
-    judged = judged_proposal(rules, state) if seat.role is Role.REVIEWER else state.standing
+    judged = state.standing if proposes else judged_proposal(rules, state)
     standing_correct = None if judged is None or judged.answer is None else judged.correct
     if action.control is Control.SKIP and may_skip:
         return Turn(index, state.round, seat, Control.SKIP, SILENCE, standing_correct=standing_correct)
@@ -299,7 +297,7 @@ def play_turn(
     clean, clipped = clean_text(text, rules.max_utterance_chars)
     utterance = text if not clipped else text.with_text(clean)
     answer = verdict = None
-    if seat.role is Role.PROPOSER:
+    if proposes:
         answer = task.extract_answer(utterance)
         correct = task.answers_match(answer, state.question.gold)
     else:
@@ -331,9 +329,13 @@ def _settle_proposals(
 ) -> tuple[Proposal | None, int]:
     """Count the round's ballots; return the standing answer and its votes (``decide="last"``)."""
     old = state.standing
-    old_answer = state.answer
-    if len(turns) == 1 and not turns[0].control:  # a SKIP alone
-        return old, state.votes
+    old_answer = None if old is None else old.answer
+    if len(turns) == 1:  # the rule for many, without the count
+        (turn,) = turns
+        if not turn.control or (turn.answer is None and old_answer is not None and rules.on_invalid == "keep"):
+            return old, state.votes
+        unchanged = old is not None and same_answer(task, turn.answer, old_answer)
+        return _proposal(turn), state.votes if unchanged else 0
     clusters: list[tuple[str | None, list[Turn]]] = []  # an answer and the ballots for it, in seat order
     for turn in turns:
         answer = turn.answer if turn.control else old_answer

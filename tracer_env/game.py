@@ -221,14 +221,15 @@ class Game:
             if turn.seat is seat:
                 mine = turn
                 break
+        verdict = mine.verdict
         return {
             "action_mask": {"control": _MASKS[self.mask(state, seat, acts)].copy(), "utterance": None},
             "infoset": self.infoset(state, seat),
             "tokens_spent": state.tokens_spent,
             "calls_spent": state.calls_spent,
             "answer": state.answer,
-            "verdict": None if mine.verdict is None else mine.verdict.value,
-            "invalid": mine.invalid,
+            "verdict": None if verdict is None else verdict.value,
+            "invalid": verdict is None and mine.invalid,
             "control_corrected": mine.control_corrected,
             "clipped": mine.clipped,
             "question_id": state.question.question_id,

@@ -135,13 +135,14 @@ def feature_vector(rules: Rules, state: DialogueState, seat: Seat) -> NDArray[np
     Returns:
         float32, shape (len(FEATURES),).
     """
-    standing, answer = state.standing, state.answer
-    valid = [turn.answer for turn in state.turns if turn.answer is not None]
-    length, mean_logprob, min_logprob = 0, None, None
+    standing, turns = state.standing, state.turns
+    answer, length, mean_logprob, min_logprob = None, 0, None, None
     if standing is not None:
-        length = state.turns[standing.turn].tokens_out
+        answer = standing.answer
+        length = turns[standing.turn].tokens_out
         mean_logprob, min_logprob = standing.utterance.mean_logprob, standing.utterance.min_logprob
     logprob_known = mean_logprob is not None and min_logprob is not None
+    valid = [turn.answer for turn in turns if turn.answer is not None]
     p_right = _last_p_right(rules, state)
     return np.array(
         (

@@ -56,19 +56,25 @@ class Prompt(str):
     """
 
     num_cut: int
-    _parts: Sequence[tuple[str, str, str]]
+    _rendered: Sequence[str]
+    _kinds: Sequence[str]
 
-    def __new__(cls, sections: Sequence[tuple[str, str, str]], num_cut: int = 0) -> Prompt:
-        """Join sections, given as such or as plain tuples of their fields."""
-        self = super().__new__(cls, "".join([f"{_MARK} {header}\n{body}\n" for header, body, _ in sections]))
-        self._parts = sections
+    def __new__(cls, sections: Sequence[Section], num_cut: int = 0) -> Prompt:
+        """Join sections."""
+        return cls._join([section.render() for section in sections], [section.kind for section in sections], num_cut)
+
+    @classmethod
+    def _join(cls, rendered: Sequence[str], kinds: Sequence[str], num_cut: int = 0) -> Prompt:
+        self = super().__new__(cls, "".join(rendered))
+        self._rendered = rendered
+        self._kinds = kinds
         self.num_cut = num_cut
         return self
 
     @property
     def sections(self) -> tuple[Section, ...]:
         """The sections in the order of the text; made on demand, as most prompts are read as text only."""
-        return tuple(Section(*part) for part in self._parts)
+        return tuple(map(_read_section, self._rendered, self._kinds))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the sections through ``copy`` and multiprocessing."""
@@ -104,12 +110,18 @@ class Prompt(str):
             verdict = _verdict_line(section.body)
             if section.kind == "review" and section.body != verdict:
                 sections[i] = section._replace(body=verdict)
-                return Prompt(tuple(sections), self.num_cut + 1)
+                return Prompt(sections, self.num_cut + 1)
         for kinds in (("solution", "review"), ("standing",)):
             for i, section in enumerate(sections):
                 if section.kind in kinds:
-                    return Prompt(tuple(sections[:i] + sections[i + 1 :]), self.num_cut + 1)
+                    return Prompt(sections[:i] + sections[i + 1 :], self.num_cut + 1)
         return None
+
+
+def _read_section(rendered: str, kind: str) -> Section:
+    """Undo ``Section.render``: a header has no line break."""
+    header, _, body = rendered.removeprefix(f"{_MARK} ").partition("\n")
+    return Section(header, body[:-1], kind)
 
 
 def _verdict_line(review: str) -> str:
@@ -142,21 +154,25 @@ def build_prompt(state: DialogueState, seat: Seat, kind: str) -> Prompt:
     Returns:
         The prompt; it never holds the gold answer, rewards, or anything of the round in progress.
     """
-    parts = [("Question", _escape(state.question.text), "question")]
+    parts = [f"{_MARK} Question\n{_escape(state.question.text)}\n"]
+    kinds = ["question"]
     standing = None if state.standing is None else state.standing.turn
-    solutions = reviews = 0
+    solutions = reviews = 0  # each part as Section.render would write it, without making the section
     for turn in state.turns:
         if not turn.control:  # SKIP
             continue
-        if turn.seat.role is Role.REVIEWER:
+        author = turn.seat
+        if author.role is Role.REVIEWER:
             reviews += 1
-            parts.append((f"Review {reviews} by {turn.seat.name}", _escape(turn.utterance), "review"))
+            parts.append(f"{_MARK} Review {reviews} by {author.name}\n{_escape(turn.utterance)}\n")
+            kinds.append("review")
         else:
             solutions += 1
-            kind_of = "standing" if turn.index == standing else "solution"
-            parts.append((f"Solution {solutions} by {turn.seat.name}", _escape(turn.utterance), kind_of))
-    parts.append((f"Task for {seat.name}", _task_text(state, seat, kind), "task"))
-    return Prompt(parts)
+            parts.append(f"{_MARK} Solution {solutions} by {author.name}\n{_escape(turn.utterance)}\n")
+            kinds.append("standing" if turn.index == standing else "solution")
+    parts.append(f"{_MARK} Task for {seat.name}\n{_task_text(state, seat, kind)}\n")
+    kinds.append("task")
+    return Prompt._join(parts, kinds)
 
 
 def _task_text(state: DialogueState, seat: Seat, kind: str) -> str:

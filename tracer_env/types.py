@@ -181,8 +181,7 @@ SILENCE = Utterance()
 """What a seat says that does not speak."""
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(NamedTuple):
     """What one acting seat does: a control, and a text that is used only when the control is SPEAK."""
 
     control: Control
@@ -239,8 +238,7 @@ class Turn(NamedTuple):
         return self.spoke and self.answer is None and self.verdict is None
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(NamedTuple):
     """The standing answer: what would be final if the game stopped now.
 
     Attributes:
@@ -323,10 +321,16 @@ class Rules:
 
     @cached_property
     def rounds_left(self) -> Mapping[Role, tuple[int, ...]]:
-        """How many rounds of each role come after each round of a named schedule, shape (T,)."""
+        """How many rounds of each role come after each round, and after the end: shape (T + 1,).
+
+        Upper bounds under a user's schedule, which may give any round to either role.
+        """
+        after = (*range(self.rounds - 1, -1, -1), 0)
+        if not isinstance(self.schedule, str):
+            return dict.fromkeys(Role, after)
         propose = [self.reviewers == 0 or r % 2 == 0 for r in range(self.rounds)]
-        left = tuple(sum(propose[r + 1 :]) for r in range(self.rounds))
-        return {Role.PROPOSER: left, Role.REVIEWER: tuple(self.rounds - 1 - r - n for r, n in enumerate(left))}
+        left = tuple(sum(propose[r + 1 :]) for r in range(self.rounds + 1))
+        return {Role.PROPOSER: left, Role.REVIEWER: tuple(n - k for n, k in zip(after, left, strict=True))}
 
     @cached_property
     def seats_of(self) -> Mapping[Role, tuple[Seat, ...]]:

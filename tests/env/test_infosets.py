@@ -1,7 +1,5 @@
 """Information sets and features: right keys, and nothing hidden in them."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from toy import SKIP, play_script, speak, toy_game
@@ -48,7 +46,7 @@ def test_features_by_name():
     game = toy_game()
     solution = Utterance("5", tokens_out=12, mean_logprob=-0.5, min_logprob=-2.0)
     review = Utterance("WRONG", tokens_out=3, p_right=0.25)
-    states = play_script(game, 7, replace(speak("5"), utterance=solution), replace(speak(""), utterance=review))
+    states = play_script(game, 7, speak("5")._replace(utterance=solution), speak("")._replace(utterance=review))
     seat = game.acting(states[-1])[0]
     named = dict(zip((f.name for f in FEATURES), feature_vector(game.rules, states[-1], seat), strict=True))
     assert named == {

@@ -40,7 +40,7 @@ def shown(state, **settings):
 @pytest.fixture
 def states():
     """Every state of one game, with a wrong and a right proposal, reviews, a SKIP and every kind of flag."""
-    corrected = replace(SKIP, utterance=Utterance("?" * 3000))
+    corrected = SKIP._replace(utterance=Utterance("?" * 3000))
     game = toy_game(proposers=11, rounds=7, max_utterance_chars=400)
     return play_script(
         game, 5, corrected, speak("RIGHT", 12_345), speak("四十二" * 30), speak("hm?"), SKIP, SKIP, speak("5")
@@ -122,7 +122,7 @@ def test_skips_are_dim_and_outcomes_coloured(states):
 def flip(state):
     """The same game, had right been wrong: what must look alike while it runs."""
     turns = tuple(t if t.correct is None else t._replace(correct=not t.correct) for t in state.turns)
-    standing = None if state.standing is None else replace(state.standing, correct=not state.standing.correct)
+    standing = None if state.standing is None else state.standing._replace(correct=not state.standing.correct)
     return state._replace(turns=turns, standing=standing, question=replace(state.question, gold="another gold"))
 
 

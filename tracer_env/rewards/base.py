@@ -109,9 +109,10 @@ def checked_pay(scheme: RewardScheme, rules: Rules, pay: Mapping[Seat, float], r
     Raises:
         RewardError: if it is anything else, naming scheme, round and seat.
     """
+    seats = rules.seats
     try:
-        full = {seat: pay.get(seat, 0.0) for seat in rules.seats}
-        fine = all(map(math.isfinite, full.values())) and pay.keys() <= full.keys()
+        full = dict(pay) if all(map(pay.__contains__, seats)) else {seat: pay.get(seat, 0.0) for seat in seats}
+        fine = len(full) == len(seats) and all(map(math.isfinite, full.values())) and pay.keys() <= full.keys()
     except (AttributeError, TypeError):
         fine = False
     if not fine:
