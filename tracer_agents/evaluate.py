@@ -18,7 +18,15 @@ from tracer_env import Action, Control, DialogueState, Game, Question, Role, Rul
 from tracer_env.dialogue import advance, initial_state
 from tracer_env.errors import ConfigError
 
-__all__ = ["config_of_run", "evaluate_tasks", "evaluate_team", "self_consistency", "single_call", "speak_rates"]
+__all__ = [
+    "config_of_run",
+    "controllers_of",
+    "evaluate_tasks",
+    "evaluate_team",
+    "self_consistency",
+    "single_call",
+    "speak_rates",
+]
 
 Progress = Callable[[int, int], None]
 
@@ -185,7 +193,7 @@ def evaluate_tasks(
     games = {task: make_game(config, task=task, split=split) for task in chosen}
     questions = {task: evaluation_questions(game, num_questions) for task, game in games.items()}
     seats = Rules(proposers=config.proposers, reviewers=config.reviewers).seats
-    label, team_of = _controllers(config, seats, run, controllers)
+    label, team_of = controllers_of(config, seats, run, controllers)
     policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in seats))
     model_with_policies, _, generator = load_generator(config, policies, seed=0)
     if run is not None:
@@ -231,7 +239,7 @@ def config_of_run(path: Path) -> TrainConfig:
     return TrainConfig.from_settings(settings)
 
 
-def _controllers(
+def controllers_of(
     config: TrainConfig, seats: Sequence[Seat], run: str | None, name: str | None
 ) -> tuple[str, dict[str, Controller]]:
     """Return what is evaluated, as a label and by seat name: the fixed controllers asked for, else the run's own."""

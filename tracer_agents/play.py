@@ -18,7 +18,7 @@ from rich.text import Text  # noqa: TID253
 
 from tracer_agents.assembly import load_generator, make_team, policy_of
 from tracer_agents.config import TrainConfig
-from tracer_agents.evaluate import _controllers, config_of_run
+from tracer_agents.evaluate import config_of_run, controllers_of
 from tracer_agents.interfaces import Generator, Request
 from tracer_agents.rollout import Player
 from tracer_env import Action, Control, DialogueState, Game, Question, Seat, Utterance
@@ -217,7 +217,7 @@ def play_in_terminal(
                 raise ConfigError(f"task {game.task.name!r} brings its texts itself; leave {name} out.")
     people = choose_seats(game, seats)
     others = [seat for seat in game.rules.seats if seat not in people]
-    _, team_of = _controllers(config, game.rules.seats, run, controllers)
+    _, team_of = controllers_of(config, game.rules.seats, run, controllers)
     team = make_team(config, game, team_of)
     rng = np.random.default_rng(seed)
     question = game.draw_question(rng, {} if index is None else {"index": index})

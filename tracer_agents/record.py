@@ -371,8 +371,8 @@ def check_recordable(game: Game, plan: RecordPlan) -> None:
     choices = sum(turns[1:])  # in the first round no answer stands and everybody has to speak
     if 2**choices > _MAX_LEAVES:
         raise ConfigError(
-            f"the control tree of this team has up to {2**choices} leaves for each question (2 to the number of "
-            f"choices); at most {_MAX_LEAVES} are recorded. Lower rounds or seats."
+            f"the control tree of this team has up to {2**choices:,} leaves for each question (2 to the number of "
+            f"choices); at most {_MAX_LEAVES:,} are recorded. Lower rounds or seats."
         )
     if sum(turns[:-1]) > _MAX_TURNS or len(rules.seats) > _MAX_SEATS:
         raise ConfigError(
@@ -407,7 +407,17 @@ def _manifest(
     }
 
 
-_SAME = ("task", "split", "kind", "settings", "plan", "data", "prompts", "model")
+_SAME = {
+    "task": "--task",
+    "split": "--split",
+    "kind": "--task",
+    "settings": "--proposers, --reviewers, --rounds, --schedule and --decide",
+    "plan": "--replicates, --candidates, --proposals, --reviews, --chunk, --seed and --temperature",
+    "data": "the questions: --questions, --data-dir, or the data itself",
+    "prompts": "tracer_env/prompts.py",
+    "model": "--model, --run and --max-new-tokens",
+}
+"""What a recording that goes on must have in common with its beginning, and the options that decide it."""
 
 
 def _differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
@@ -423,9 +433,12 @@ def _finished(out: Path, manifest: Mapping[str, Any]) -> bool:
     try:
         difference = _differs(manifest, read_manifest(out))
     except RecordingError as error:
-        raise ConfigError(f"{out} is there already. Name another file or remove it. ({error})") from error
+        raise ConfigError(f"{out} is there already. Name another file with --out, or remove it. ({error})") from error
     if difference is not None:
-        raise ConfigError(f"{out} is there already, with another {difference!r}. Name another file or remove it.")
+        raise ConfigError(
+            f"{out} is there already, with another {difference!r} ({_SAME[difference]}). Name another file with --out, "
+            "or remove it."
+        )
     return True
 
 
@@ -434,7 +447,8 @@ def _open_parts(folder: Path, manifest: Mapping[str, Any]) -> None:
         difference = _other_parts(folder, manifest)
         if difference is not None:
             raise ConfigError(
-                f"{folder} belongs to a recording with another {difference!r}. Go on with its options, or remove it."
+                f"{folder} belongs to a recording with another {difference!r} ({_SAME[difference]}). Go on with its "
+                "options, name another file with --out, or remove the folder."
             )
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -150,7 +150,11 @@ class raw_env(Face, AECEnv[str, Any, Any]):
         """Return observation, cumulative reward, termination, truncation and info of the selected agent.
 
         As PettingZoo's own, but nothing is made for the other agents.
+
+        Raises:
+            ActionError: before the first ``reset``.
         """
+        self.dialogue  # noqa: B018 - raises before the first reset, when no agent is selected either
         agent = self.agent_selection
         return (
             self.observe(agent) if observe else None,

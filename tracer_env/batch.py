@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from tracer_env.errors import ActionError, check_type
 from tracer_env.game import Game
-from tracer_env.types import DialogueState, JointAction, Question, Seat
+from tracer_env.types import Action, DialogueState, JointAction, Question, Seat
 
 __all__ = ["Batch", "Transition"]
 
@@ -39,7 +40,14 @@ class Batch:
     """
 
     def __init__(self, game: Game, questions: Sequence[Question] = ()) -> None:
-        """Start one game for each question."""
+        """Start one game for each question.
+
+        Raises:
+            ConfigError: if these are not questions, or ``game`` is not a game.
+        """
+        check_type(game, Game, "make one with tracer_env.Game(task, ...), or take an environment's .game.")
+        for question in questions:
+            check_type(question, Question, "take game.task.question(index).")
         self.game = game
         self.states: list[DialogueState] = [game.start(question) for question in questions]
 
@@ -49,6 +57,7 @@ class Batch:
         Returns:
             The number of the new game.
         """
+        check_type(state, DialogueState, "take one of batch.states.")
         self.states.append(state)
         return len(self.states) - 1
 
@@ -75,8 +84,13 @@ class Batch:
             The state of each before and after the round.
 
         Raises:
-            ActionError: if a game is over, or actions are missing; then no game has moved.
+            ActionError: if a game is over or unknown, or actions are missing or malformed; then no game has moved.
         """
+        for k, joint in actions.items():
+            if k not in range(len(self.states)):
+                raise ActionError(f"there is no game {k!r}; this batch has the games 0 to {len(self.states) - 1}.")
+            if not isinstance(joint, Mapping) or not all(isinstance(action, Action) for action in joint.values()):
+                raise ActionError(f"game {k} needs a dict of tracer_env.Action by Seat, not {joint!r:.200}.")
         moved = {k: Transition(self.states[k], self.game.advance(self.states[k], a)) for k, a in actions.items()}
         for k, transition in moved.items():
             self.states[k] = transition.after

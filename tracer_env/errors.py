@@ -17,6 +17,7 @@ __all__ = [
     "SplitError",
     "TracerError",
     "UnknownNameError",
+    "check_type",
     "nearest",
 ]
 
@@ -48,6 +49,22 @@ class UnknownNameError(ConfigError):
         """
         names = sorted(known)
         super().__init__(f"unknown {what} {given!r}.{nearest(given, names)} Known: {', '.join(names)}.")
+
+
+def check_type(value: object, kind: type, way_out: str) -> None:
+    """Check that an argument is an object of the right class.
+
+    Args:
+        value: the argument.
+        kind: its class.
+        way_out: how to get one, as the end of the message.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if not isinstance(value, kind):
+        given = f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.60}"
+        raise ConfigError(f"a {kind.__name__} is needed here, not {given}: {way_out}")
 
 
 class ActionError(TracerError, ValueError):

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from gymnasium import spaces
 
-from tracer_env.errors import ActionError, ConfigError, UnknownNameError
+from tracer_env.errors import ActionError, ConfigError, UnknownNameError, check_type
 from tracer_env.game import Game
 from tracer_env.rendering import RENDER_MODES, render, render_ansi, show
 from tracer_env.rewards import RewardScheme
@@ -175,6 +175,7 @@ class Face:
         Raises:
             ConfigError: if the moment is of another game, or of the other face.
         """
+        check_type(snapshot, Snapshot, "take what env.snapshot() returns.")
         if snapshot.game is not self.game or set(snapshot.kept) != {*self._kept, "_rng"}:
             raise ConfigError("a snapshot can be restored only in the environment that took it, or a fork of it.")
         self._state = snapshot.dialogue

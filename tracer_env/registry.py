@@ -84,12 +84,18 @@ def load_task(
 
 
 def names_a_script(task: object) -> bool:
-    """Return whether ``task`` names a recorded or simulated game."""
+    """Return whether ``task`` names a recorded or simulated game.
+
+    Raises:
+        UnknownNameError: if it would but for its capitals.
+    """
     return isinstance(task, str) and _scripted_prefix(task) is not None
 
 
 def _scripted_prefix(name: str) -> str | None:
-    prefix, colon, _ = name.partition(":")
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix not in _SCRIPTED and prefix.lower() in _SCRIPTED:
+        raise UnknownNameError("task", name, (f"{prefix.lower()}:{rest}",))
     return prefix if colon and prefix in _SCRIPTED else None
 
 

@@ -6,7 +6,7 @@ Only for recorded and simulated teams, whose texts come from the task. Owns no r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import copy
+from copy import copy, deepcopy
 from numbers import Real
 from typing import Any, Final, Literal
 
@@ -271,6 +271,12 @@ class _RoundView(ParallelEnv[str, Any, Any]):
             infos[name] = self._spaces.info(mask)
         return observations, infos
 
+    def fork(self) -> _RoundView:
+        """Return another branch of the game; see ``Face.fork``."""
+        branch = copy(self)
+        branch._playing, branch.agents, branch._rng = copy(self._playing), list(self.agents), deepcopy(self._rng)
+        return branch
+
     def step(
         self, actions: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
@@ -314,6 +320,12 @@ class _SeatView(gymnasium.Env[Any, Any]):
     def dialogue(self) -> DialogueState:
         """The current state of the game (immutable)."""
         return self._playing.state
+
+    def fork(self) -> _SeatView:
+        """Return another branch of the game, in which the others draw the same numbers; see ``Face.fork``."""
+        branch = copy(self)
+        branch._playing, branch.np_random = copy(self._playing), deepcopy(self.np_random)
+        return branch
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which of SKIP and SPEAK may be played now, bool, shape (2,): what sb3-contrib asks for."""

@@ -393,8 +393,8 @@ def test_a_generators_writer_is_reseeded_before_each_chunk(tmp_path):
     ("options", "message"),
     [
         (["--task", "simulated:default"], "is a recorded or simulated game already"),
-        (["--rounds", "14"], "up to 8192 leaves"),
-        (["--rounds", "5", "--proposers", "4", "--reviewers", "4", "--schedule", "simultaneous"], "65536 leaves"),
+        (["--rounds", "14"], "up to 8,192 leaves"),
+        (["--rounds", "5", "--proposers", "4", "--reviewers", "4", "--schedule", "simultaneous"], "65,536 leaves"),
         (["--decide", "ballot"], "can use 3 proposals and 2 reviews"),
         (["--decide", "ballots"], "'ballot'"),
         (["--questions", "0"], "number of questions must be at least 1"),
@@ -434,7 +434,7 @@ def test_bad_file_names(tmp_path, capsys):
         assert message in capsys.readouterr().err
     (tmp_path / "junk.npz").write_text("junk")
     assert tracer_record(tmp_path / "junk.npz") == 1
-    assert "is there already. Name another file or remove it." in capsys.readouterr().err
+    assert "is there already. Name another file with --out, or remove it." in capsys.readouterr().err
     assert (tmp_path / "junk.npz").read_text() == "junk"
 
 
@@ -480,8 +480,8 @@ def _last_round(game):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"rounds": 14}, "up to 8192 leaves"),
-        ({"rounds": 5, "reviewers": 6, "schedule": "simultaneous"}, "up to 16384 leaves"),
+        ({"rounds": 14}, "up to 8,192 leaves"),
+        ({"rounds": 5, "reviewers": 6, "schedule": "simultaneous"}, "up to 16,384 leaves"),
         ({"rounds": 2, "proposers": 32, "schedule": "simultaneous"}, "31 turns before the last round.* 33 and 32"),
         ({"rounds": 2, "proposers": 250, "reviewers": 7}, "256 seats"),
         ({"schedule": lambda rules, state: (PROPOSER,)}, "callable cannot be recorded"),

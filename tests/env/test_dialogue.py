@@ -31,6 +31,13 @@ def test_votes_stay_when_the_same_answer_is_proposed_again():
     assert states[-1].standing.turn == 2  # but the newest text stands
 
 
+def test_votes_on_nothing_end_with_the_first_proposal():
+    seats = (Seat(Role.REVIEWER, 0), Seat(Role.PROPOSER, 0), Seat(Role.PROPOSER, 0))
+    game = toy_game(rounds=3, schedule=lambda rules, state: (seats[state.round],))
+    states = play_script(game, 7, speak("RIGHT"), speak("?"), speak("?"))
+    assert [(s.votes, s.standing is None) for s in states[1:]] == [(1, True), (0, False), (0, False)]
+
+
 def test_unparsable_proposal_keeps_a_valid_answer():  # flaw C16
     states = play_script(toy_game(), 7, speak("7"), SKIP, speak("?"))
     assert states[-1].standing.answer == "7"

@@ -133,6 +133,8 @@ class Oracle:
                 hands.append((name, text, answer))
         if not hands:  # only unparsable ones: they stand if nothing better does
             if self.answer is None:
+                if self.author is None:  # an own schedule may let reviewers vote on nothing
+                    self.votes = 0
                 self.author = said[0][0]  # unparsable proposals stand as such, hence nobody could SKIP
             return
         best = None

@@ -266,6 +266,33 @@ def test_a_view_is_forked_as_a_view():
     assert len(branch.unwrapped.dialogue.turns) == 2 == 1 + len(view.unwrapped.dialogue.turns)
 
 
+def test_rounds_are_forked():
+    view = control_view(tracer_env.parallel_env(task="simulated:default"))
+    view.reset(seed=0)
+    view.step({"proposer_0": 1})
+    branch = view.fork()
+    while branch.agents:
+        branch.step(dict.fromkeys(branch.agents, 1))
+    assert view.agents
+    assert len(view.dialogue.turns) == 1
+    assert len(branch.dialogue.turns) == 5
+    view.reset()
+    branch.reset()
+    assert view.dialogue.question == branch.dialogue.question  # both draw the same from there on
+
+
+def test_the_turns_of_a_seat_are_forked():
+    view = control_view(tracer_env.parallel_env(task="simulated:default"), "proposer_0", others=0.5)
+    view.reset(seed=3)
+    view.step(1)
+    branch, before = view.fork(), view.dialogue
+    played = [step(1) for step in (view.step, branch.step)]
+    assert view.dialogue == branch.dialogue != before  # the others draw the same numbers
+    assert played[0][1:4] == played[1][1:4]
+    branch.step(1)
+    assert branch.dialogue != view.dialogue
+
+
 @pytest.mark.parametrize("others", ["always", [0.5], 1.5, float("nan")])
 def test_other_seats_play_by_a_policy(others):
     with pytest.raises(ConfigError, match="others="):

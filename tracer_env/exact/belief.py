@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracer_env.dialogue import round_role, signed
-from tracer_env.errors import ConfigError
+from tracer_env.errors import ConfigError, check_type
 from tracer_env.rewards import Costs
 from tracer_env.tasks.simulated import SimulatedTeam
 from tracer_env.types import Proposal, Role, Rules, Seat, Utterance, Verdict
@@ -46,6 +46,8 @@ def belief_optimum(team: SimulatedTeam, rules: Rules, costs: Costs | None = None
     Raises:
         ConfigError: if the rules are others.
     """
+    check_type(team, SimulatedTeam, "take Game('simulated:default').task.team, or make one.")
+    check_type(rules, Rules, "make tracer_env.Rules(rounds=...), or take a game's .rules.")
     one_seat = rules.schedule in ("round_robin", "reference") or (rules.proposers, rules.reviewers) in ((1, 0), (1, 1))
     plain = (
         isinstance(rules.schedule, str)

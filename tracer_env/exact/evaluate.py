@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer_env.errors import ConfigError
+from tracer_env.errors import ConfigError, check_type
 from tracer_env.exact.tree import ControlTree
 from tracer_env.types import Seat
 
@@ -36,6 +36,9 @@ Policy = (
 )
 """P(SPEAK) everywhere; at each node, shape (N,); by (seat, key), 0.5 where missing; or a function of seat, key,
 features and mask. Where SKIP is masked it is 1 whatever the policy says."""
+
+
+_TREE = "make one with tracer_env.exact.build_tree(game)."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +77,10 @@ def speak_probs(tree: ControlTree, policy: Policy) -> NDArray[np.float64]:
         float64, shape (N,); 1 where SKIP is masked.
 
     Raises:
-        ConfigError: if a probability is outside [0, 1], or an array does not have one for each node.
+        ConfigError: if a probability is outside [0, 1], an array does not have one for each node, or a dict has
+            entries but none of the tree's information sets.
     """
+    check_type(tree, ControlTree, _TREE)
     if not (callable(policy) or isinstance(policy, (Mapping, Real, np.ndarray))):
         raise ConfigError(
             "a policy is a probability of SPEAK, an array of them, a dict by (Seat, key) or a callable, not "
@@ -87,6 +92,11 @@ def speak_probs(tree: ControlTree, policy: Policy) -> NDArray[np.float64]:
         for pair in policy:
             if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Seat)):
                 raise ConfigError(f"a policy by information set has keys (Seat, key), as tree.infosets; not {pair!r}.")
+        if policy and not any(pair in policy for pair in tree.infosets):
+            raise ConfigError(
+                f"the policy has none of the tree's information sets: its keys are like {next(iter(policy))!r}, the "
+                f"tree's like {tree.infosets[0]!r}. Was it made for another abstraction?"
+            )
         probs = np.array([policy.get(pair, 0.5) for pair in tree.infosets], dtype=np.float64)[tree.node_infoset]
     else:
         probs = np.asarray(policy, dtype=np.float64)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer_env.dialogue import advance
-from tracer_env.errors import ConfigError
+from tracer_env.errors import ConfigError, check_type
 from tracer_env.game import Game
 from tracer_env.infosets import FEATURES, feature_vector, infoset_key
 from tracer_env.metrics import EpisodeMetrics
@@ -169,6 +169,7 @@ def build_tree(game: Game, questions: Sequence[Question] | None = None) -> Contr
     Raises:
         ConfigError: if the task needs a generator, or there is no question.
     """
+    check_type(game, Game, "make one with tracer_env.Game(task, ...), or take an environment's .game.")
     if game.script is None:
         raise ConfigError(
             f"task {game.task.name!r} needs a generator; exact values exist for 'recorded:' and 'simulated:' games. "

@@ -243,6 +243,8 @@ def recording_path(name: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise DataNotFoundError(f"{path} is a folder; a recording is one .npz file.")
     text = os.fspath(name)
     if "/" in text or os.sep in text or text.endswith(".npz"):
         raise DataNotFoundError(f"there is no recording at {path}. Make one with: tracer record --out {path}")

@@ -55,4 +55,8 @@ def make_rewards(rewards: str | RewardScheme) -> RewardScheme:
             f"rewards must be a name or an object with name, kind, costs, turn_reward and round_rewards, "
             f"not {type(rewards).__name__}."
         )
+    if not isinstance(rewards.kind, str) or rewards.kind not in set(RewardKind):
+        raise UnknownNameError("kind of reward scheme", rewards.kind, RewardKind)
+    if not isinstance(rewards.costs, Costs):
+        raise ConfigError(f"costs of reward scheme {rewards.name!r} must be tracer_env.Costs(...).")
     return rewards

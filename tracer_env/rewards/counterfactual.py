@@ -59,10 +59,6 @@ class ContinuationScheme(RewardScheme, Protocol):
         ...
 
 
-def _uniform(seat: Seat, infoset: str, features: NDArray[np.float32], mask: tuple[bool, bool]) -> float:
-    return 0.5
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Counterfactual:
     """What both schemes share. ``game`` is None until it is bound."""
@@ -72,6 +68,15 @@ class _Counterfactual:
     kind: RewardKind = RewardKind.CONTINUATION
     game: BoundGame | None = None
     name: str = "counterfactual"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not isinstance(self.costs, Costs):
+            raise ConfigError(f"costs must be tracer_env.Costs(...), not {self.costs!r}.")
+        if self.continuation is not None and not callable(self.continuation):
+            raise ConfigError(
+                f"continuation must be None or a callable (prompt, seat) -> Utterance, not {self.continuation!r}."
+            )
 
     def turn_reward(self, before: DialogueState, turn: Turn) -> float:
         """There is no local reward.
@@ -209,27 +214,31 @@ class DifferenceRewards(_Counterfactual):
     Attributes:
         costs: what speaking costs; the scope must be ``"team"``.
         continuation: writes the branches of a live game; not needed on recorded and simulated games.
-        policy: the controllers that both go on by; uniform by default. It is asked again at every payment, so that a
-            learner's current strategy can be passed.
+        policy: the controllers that both go on by, or one P(SPEAK) for all. A callable is asked again at
+            every payment, so that a learner's current strategy can be passed.
         branches: continuations of each alternative in a live game, at least 1.
         seed: of the controls of these continuations.
     """
 
     name: str = "difference"
-    policy: SpeakPolicy = _uniform
+    policy: SpeakPolicy | float = 0.5
     branches: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         if self.costs.scope != "team":
             raise ConfigError("scheme 'difference' pays shares of the common return: its cost scope must be 'team'.")
-        if not callable(self.policy):
+        if not (callable(self.policy) or (isinstance(self.policy, (int, float)) and 0.0 <= self.policy <= 1.0)):
             raise ConfigError(
-                f"policy must be a callable (seat, infoset, features, mask) -> P(SPEAK), not {self.policy!r}."
+                "policy must be a probability of SPEAK or a callable (seat, infoset, features, mask) -> P(SPEAK), "
+                f"not {self.policy!r}."
             )
-        if self.branches < 1:
-            raise ConfigError(f"branches must be at least 1, not {self.branches!r}.")
+        for name, least in (("branches", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} must be an integer of at least {least}, not {value!r}.")
 
     def bind(self, game: BoundGame) -> DifferenceRewards:
         """Return the scheme for one game; see ``ContinuationScheme.bind``."""
@@ -303,6 +312,8 @@ class DifferenceRewards(_Counterfactual):
         game, mask = self._game(), control_mask(state, seat)
         if not mask[0]:
             return 1.0
+        if not callable(self.policy):
+            return float(self.policy)
         prob = self.policy(seat, game.infoset(state, seat), feature_vector(game.rules, state, seat), mask)
         if not 0.0 <= prob <= 1.0:
             raise ConfigError(f"the policy of scheme 'difference' gave {seat.name} the probability {prob!r}.")

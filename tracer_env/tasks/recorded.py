@@ -92,14 +92,14 @@ class RecordedTask:
 
     # --- questions ---------------------------------------------------------------------------------------------
 
-    def num_questions(self) -> int | None:
+    def num_questions(self) -> int:
         """Return the number of worlds: questions times replicates."""
         return self.recording.num_worlds
 
     def question(self, index: int) -> Question:
         """Return the question of world ``index``; its id ends in the number of the replicate."""
         if not 0 <= index < self.recording.num_worlds:
-            raise IndexError(index)
+            raise IndexError(f"{self.name} has the worlds 0 to {self.num_questions() - 1}, not {index}.")
         question = self.recording.questions[index // self._replicates]
         return Question(self._id(index), question.text, question.gold, question.kind)
 

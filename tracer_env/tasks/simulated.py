@@ -149,7 +149,7 @@ class SimulatedTask:
     def question(self, index: int) -> Question:
         """Return question ``index``."""
         if index < 0:
-            raise IndexError(index)
+            raise IndexError(f"questions of {self.name} have indices of at least 0, not {index}.")
         return Question(f"{self.name}/{index}", "A simulated question.", _RIGHT, self.kind)
 
     def extract_answer(self, text: str) -> str | None:
