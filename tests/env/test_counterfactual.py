@@ -29,7 +29,8 @@ from tracer_env.errors import ConfigError
 from tracer_env.prompts import Prompt
 from tracer_env.tasks.simulated import SimulatedTask, SimulatedTeam
 
-P0, R0, R1 = Seat(Role.PROPOSER, 0), Seat(Role.REVIEWER, 0), Seat(Role.REVIEWER, 1)
+P0, P1 = Seat(Role.PROPOSER, 0), Seat(Role.PROPOSER, 1)
+R0, R1 = Seat(Role.REVIEWER, 0), Seat(Role.REVIEWER, 1)
 WRONG = speak("WRONG\nno")
 
 
@@ -182,6 +183,25 @@ def test_the_branch_begins_at_the_first_open_critique_and_may_stop_early():
     assert payments(game, play_script(game, 7, speak("5"), WRONG, speak("?"), WRONG, speak("5")))[4] == [0, -2]
     game = toy_game(rewards=PotentialRewards(continuation=write), stop_after_skips=2)
     assert payments(game, play_script(game, 7, speak("5"), WRONG, SKIP, WRONG, speak("7")))[4] == [2, 2]
+
+
+@pytest.mark.parametrize("together", [0, -1])
+def test_other_seats_may_act_in_the_branch(together):
+    """An own schedule lets both proposers act at one vote score, which the branch has and the episode not, or not."""
+    writers = []
+
+    def write(prompt, seat):
+        writers.append(seat.name)
+        return Utterance("3", tokens_out=1)
+
+    def schedule(rules, state):
+        return (R0,) if state.round == 1 else (P0, P1) if state.round and state.votes == together else (P0,)
+
+    game = toy_game(proposers=2, rounds=3, schedule=schedule, rewards=PotentialRewards(continuation=write))
+    last = (speak("7"), speak("7")) if together == -1 else speak("7")
+    *_, (_, _, reviewer) = payments(game, play_script(game, 7, speak("5"), WRONG, last))
+    assert reviewer == 2.0  # "3" would have been wrong
+    assert writers == ["proposer_0"]  # a seat with no part in the episode is silent in the branch
 
 
 def test_reviews_that_move_a_ballot_are_paid_its_increment():

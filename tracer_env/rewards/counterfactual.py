@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import groupby, product, zip_longest
+from itertools import chain, groupby, product, repeat
 from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -107,8 +107,8 @@ class _Counterfactual:
         assert self.continuation is not None  # bind has seen to it
         return self.continuation(game.prompt(state, seat), seat)
 
-    def _play(self, state: DialogueState, controls: Mapping[Seat, Control | None]) -> DialogueState:
-        """Play one round of controls (None is SKIP); what is said is looked up or written."""
+    def _play(self, state: DialogueState, controls: Mapping[Seat, Control]) -> DialogueState:
+        """Play one round of controls; what is said is looked up or written."""
         game, actions = self._game(), {}
         for seat, control in controls.items():
             speaks = control is Control.SPEAK or not control_mask(state, seat)[0]
@@ -193,8 +193,10 @@ class PotentialRewards(_Counterfactual):
             if branch.over:  # a stopping rule may end the branch earlier
                 break
             controls = [Control.SKIP if turn in critiques else turn.control for turn in turns]
-            # By position: who reviews may depend on who wrote the answer, which may differ in the branch.
-            branch = self._play(branch, dict(zip_longest(acting_seats(game.rules, branch), controls)))
+            # By position: who reviews may depend on who wrote the answer, which may differ in the branch. An own
+            # schedule may even let more seats act there, which are silent, or fewer.
+            padded = chain(controls, repeat(Control.SKIP))
+            branch = self._play(branch, dict(zip(acting_seats(game.rules, branch), padded, strict=False)))
         worth = signed(after.correct) - signed(branch.correct)
         for turn in critiques:
             yield turn.seat, worth / len(critiques)
