@@ -6,12 +6,12 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from drawn import draw_recordings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import SKIP, ToyTask, play_script, speak, toy_game
 
 import tracer_env
-from tracer_agents.record import RecordPlan, record
 from tracer_env import (
     Action,
     Control,
@@ -404,27 +404,12 @@ def test_difference_equals_brute_force_on_simulated_teams(name, policy):
         assert np.any(paid)
 
 
+RECORDINGS = {"one": {"rounds": 5}, "two": {"rounds": 3, "proposers": 2, "schedule": "simultaneous"}}
+
+
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Complete trees of drawn texts, by rules."""
-    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(3)
-
-    def write(asked, temperature):
-        texts = []
-        for state, seat in asked:
-            said = [f"#### {state.question.gold}", "#### 1234567", "#### 89", "I give up."]
-            if seat.role is Role.REVIEWER:
-                said = ["RIGHT", "WRONG\nNo.", "WRONG\nCheck again.", "Perhaps."]
-            texts.append(Utterance(said[rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])], tokens_out=int(rng.integers(1, 40))))
-        return texts
-
-    shapes, paths = {"one": {"rounds": 5}, "two": {"rounds": 3, "proposers": 2, "schedule": "simultaneous"}}, {}
-    for name, rules in shapes.items():
-        game = Game("arithmetic", **rules)
-        questions = [game.task.question(k) for k in range(4)]
-        plan = RecordPlan(replicates=2, candidates=1, proposals=1)
-        paths[name] = record(game, write, questions, folder / f"{name}.npz", plan=plan, model={"name": "drawn"})
-    return paths
+    return draw_recordings(tmp_path_factory.mktemp("recordings"), RECORDINGS, seed=3)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

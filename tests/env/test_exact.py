@@ -7,9 +7,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+from drawn import draw_recordings
 
 import tracer_env
-from tracer_agents.record import RecordPlan, record
 from tracer_env import Action, Control, Game, Role, Seat, Utterance
 from tracer_env.dialogue import advance
 from tracer_env.errors import ConfigError
@@ -57,26 +57,7 @@ every_game = pytest.mark.parametrize("name", GAMES)
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Recordings whose texts are drawn: right, wrong and unparsable answers, verdicts of all three kinds."""
-    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(7)
-
-    def write(asked, temperature):
-        texts = []
-        for state, seat in asked:
-            said = [f"#### {state.question.gold}", "#### 1234567", "#### 89", "I give up."]
-            if seat.role is Role.REVIEWER:
-                said = ["RIGHT", "WRONG\nNo.", "WRONG\nCheck again.", "Perhaps."]
-            text = said[rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])]
-            texts.append(Utterance(text, tokens_in=int(rng.integers(9, 99)), tokens_out=int(rng.integers(1, 40))))
-        return texts
-
-    paths = {}
-    for name, rules in RECORDINGS.items():
-        game = Game("arithmetic", **rules)
-        questions = [game.task.question(k) for k in range(5)]
-        plan = RecordPlan(replicates=2, candidates=1, proposals=1)
-        paths[name] = record(game, write, questions, folder / f"{len(paths)}.npz", plan=plan, model={"name": "drawn"})
-    return paths
+    return draw_recordings(tmp_path_factory.mktemp("recordings"), RECORDINGS, seed=7, questions=5)
 
 
 @pytest.fixture(scope="module")

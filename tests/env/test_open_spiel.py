@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from drawn import draw_recordings
 
-from tracer_agents.record import RecordPlan, record
-from tracer_env import Game, Role, Utterance
+from tracer_env import Game
 from tracer_env.errors import ConfigError, MissingExtraError
 from tracer_env.exact import best_policy, build_tree, control_values, evaluate
 from tracer_env.exact.evaluate import leaf_reach, speak_probs
@@ -45,25 +45,7 @@ def spiel():
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Recordings whose texts are drawn: right, wrong and unparsable answers, verdicts of all three kinds."""
-    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(5)
-
-    def write(asked, temperature):
-        texts = []
-        for state, seat in asked:
-            said = [f"#### {state.question.gold}", "#### 1234567", "#### 89", "I give up."]
-            if seat.role is Role.REVIEWER:
-                said = ["RIGHT", "WRONG\nNo.", "WRONG\nCheck again.", "Perhaps."]
-            texts.append(Utterance(said[rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])], tokens_out=int(rng.integers(1, 40))))
-        return texts
-
-    paths = {}
-    for name, rules in RECORDINGS.items():
-        game = Game("arithmetic", **rules)
-        questions = [game.task.question(k) for k in range(4)]
-        plan = RecordPlan(replicates=2, candidates=1, proposals=1)
-        paths[name] = record(game, write, questions, folder / f"{len(paths)}.npz", plan=plan, model={"name": "drawn"})
-    return paths
+    return draw_recordings(tmp_path_factory.mktemp("recordings"), RECORDINGS, seed=5)
 
 
 @pytest.fixture(scope="module")

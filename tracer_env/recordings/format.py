@@ -81,7 +81,7 @@ class Utterances:
         text: the texts.
         answer: parsed answers of proposals; None when unparsable and for reviews.
         verdict: int8: 1 RIGHT, 0 WRONG, -1 unparsable or a proposal.
-        correct: int8: 1 when the answer, or the verdict on what was judged, is right, else 0.
+        correct: int8: 1 when the answer, or the verdict on what was judged, is right, else 0; -1 where nobody knows.
         truncated: int8: 1 when generation stopped at its length limit.
         tokens_in: int32, prompt tokens.
         tokens_out: int32, generated tokens.
