@@ -9,7 +9,8 @@ from typing import Any
 
 from tracer_agents.config import TrainConfig
 from tracer_agents.controllers.fixed import make_fixed
-from tracer_agents.controllers.regret_matching import FrozenController, load_controllers
+from tracer_agents.controllers.storage import load_controllers
+from tracer_agents.controllers.table import FrozenController
 from tracer_agents.errors import RunDirectoryError
 from tracer_agents.interfaces import Candidate, Controller, Generator, Request
 from tracer_agents.records import RunDirectory

@@ -99,6 +99,10 @@ class ControlValues:
         speak: estimated value of SPEAK.
         weight: importance weight of the visit, positive (1 / probe rate).
         features: float32 feature vector of the decision, for learners that read it.
+        speak_prob: the probability of SPEAK with which it was decided; None when nobody kept it.
+        control: what was played, 0 (SKIP) or 1 (SPEAK); None when nothing was.
+        returned: the team return of the episode that went on with it. Regret minimisers read ``skip`` and ``speak``;
+            learners that see one outcome only, as policy gradients do, read this.
     """
 
     infoset: str
@@ -106,6 +110,9 @@ class ControlValues:
     speak: float
     weight: float = 1.0
     features: NDArray[np.float32] | None = field(default=None, compare=False)
+    speak_prob: float | None = None
+    control: int | None = None
+    returned: float | None = None
 
 
 @runtime_checkable

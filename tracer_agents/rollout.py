@@ -11,7 +11,7 @@ depend on (seed, position of the question) only: never on texts or rewards. A br
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -359,13 +359,7 @@ def _record_move(
         costs = game.rewards.costs
         skip = play_turn(game.rules, game.task, state, move.seat, Action(Control.SKIP))
         speak = float(np.mean(rewards - [costs.of_turn(turn) for turn in turns]))
-        decision.values = ControlValues(
-            infoset=move.infoset,
-            skip=probing.rewards.turn_reward(state, skip),
-            speak=speak,
-            weight=weight,
-            features=move.features,
-        )
+        decision.values = _values(decision, probing.rewards.turn_reward(state, skip), speak, weight)
         return []
     other = Control.SKIP if move.control is Control.SPEAK else Control.SPEAK
     number = line.batch.branch(game.advance(state, {**actions, move.seat: move.action(other)}))
@@ -390,7 +384,21 @@ def _finish(game: Game, line: _Line) -> Episode:
     for decision, branch, weight in line.branches:
         played, other = game.team_return(line.state), game.team_return(branch.state)
         speak, skip = (played, other) if decision.control is Control.SPEAK else (other, played)
-        decision.values = ControlValues(
-            infoset=decision.infoset, skip=skip, speak=speak, weight=weight, features=decision.features
-        )
+        decision.values = _values(decision, skip, speak, weight)
+    returned = game.team_return(line.state)
+    for decision in line.episode.decisions:
+        if decision.values is not None:
+            decision.values = replace(decision.values, returned=returned)
     return line.episode
+
+
+def _values(decision: Decision, skip: float, speak: float, weight: float) -> ControlValues:
+    return ControlValues(
+        infoset=decision.infoset,
+        skip=skip,
+        speak=speak,
+        weight=weight,
+        features=decision.features,
+        speak_prob=decision.speak_prob,
+        control=int(decision.control),
+    )

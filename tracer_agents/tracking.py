@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer_agents.controllers.regret_matching import RegretMatching
+from tracer_agents.controllers.table import TabularController
 from tracer_agents.rollout import Episode
 from tracer_env import render
 from tracer_env.errors import MissingExtraError
@@ -42,7 +42,7 @@ class TensorBoard:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._writer.add_scalar(f"{prefix}/{name}", value, step)
 
-    def controllers(self, phase: str, controllers: Mapping[str, RegretMatching], step: int) -> None:
+    def controllers(self, phase: str, controllers: Mapping[str, TabularController], step: int) -> None:
         """Write strategy, average strategy, regret and its bound of every information set, one section for each.
 
         Args:
@@ -51,7 +51,7 @@ class TensorBoard:
             step: number of the update.
         """
         for seat, controller in controllers.items():
-            external = controller.table("external_regret")
+            external = controller.column("external_regret")
             for row, infoset in enumerate(controller.infosets):
                 curves = {
                     "speak_prob": controller.current_strategy(infoset)[1],

@@ -27,12 +27,8 @@ from tracer_agents.assembly import (
 )
 from tracer_agents.config import TrainConfig
 from tracer_agents.controllers.fixed import make_fixed
-from tracer_agents.controllers.regret_matching import (
-    FrozenController,
-    RegretMatching,
-    load_controllers,
-    save_controllers,
-)
+from tracer_agents.controllers.storage import load_controllers, save_controllers
+from tracer_agents.controllers.table import FrozenController, TabularController
 from tracer_agents.errors import CheckpointError, CollapseError, GeneratorError
 from tracer_agents.evaluate import evaluate_team, self_consistency, single_call
 from tracer_agents.interfaces import Controller, ControlValues, Group
@@ -144,7 +140,7 @@ class Training:
         self.game.task.num_questions()  # a missing split or data set is an error now, not after the evaluation
         seats = self.game.rules.seats
         self.policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in seats))
-        self.controllers = {seat.name: RegretMatching() for seat in seats}
+        self.controllers = {seat.name: TabularController() for seat in seats}
         self.model, tokenizer, self.generator = load_generator(
             config, self.policies, seed=seed_of(config.seed, "adapters")
         )
@@ -241,7 +237,7 @@ class Training:
             self._progress.step("look for collapse", 1, 1)
         if not self.config.trains_controllers or not self.config.refit_updates:
             return
-        self.controllers = {name: RegretMatching() for name in self.controllers}
+        self.controllers = {name: TabularController() for name in self.controllers}
         # rollout values come from the candidate that is played; local ones are the mean over the K candidates
         num_candidates = self.config.num_candidates if self.config.estimator == "local" else 1
         for update in range(1, self.config.refit_updates + 1):
