@@ -412,7 +412,7 @@ def test_the_best_policy_beats_every_deterministic_policy(tree_of, monkeypatch, 
     tree = tree_of(name, abstraction)
     assert len(choice_sets(tree)) <= 12
     if by_bound:
-        monkeypatch.setattr(search, "_EXHAUSTIVE_SETS", 0)
+        monkeypatch.setattr(search, "EXHAUSTIVE_SETS", 0)
     found = best_policy(tree)
     assert found.team_return == pytest.approx(highest_return(tree, deterministic_policies(tree)), abs=1e-9)
     assert found.proven
@@ -430,7 +430,7 @@ def test_branch_and_bound_finds_what_trying_all_finds(tree_of, monkeypatch, name
     tree = tree_of(name, abstraction)
     tried = best_policy(tree)
     assert tried.method == "exhaustive"
-    monkeypatch.setattr(search, "_EXHAUSTIVE_SETS", 0)
+    monkeypatch.setattr(search, "EXHAUSTIVE_SETS", 0)
     found = best_policy(tree)
     assert found.team_return == pytest.approx(tried.team_return, abs=1e-9)
     assert found.proven
@@ -458,7 +458,7 @@ def test_the_bound_holds_whatever_the_budget(seed, monkeypatch):
         tree = build_tree(Game(SimulatedTask(random_team(seed)), rounds=5, rewards=COSTS, abstraction=abstraction))
         tried, bounds = best_policy(tree).team_return, []
         with monkeypatch.context() as patch:
-            patch.setattr(search, "_EXHAUSTIVE_SETS", 0)
+            patch.setattr(search, "EXHAUSTIVE_SETS", 0)
             for budget in (0, 1, 3, 10, 2000):
                 found = best_policy(tree, node_budget=budget)
                 assert found.team_return <= tried + 1e-9

@@ -1,8 +1,8 @@
 """The best deterministic team policy of an information-set abstraction, and what tokens can buy.
 
 A deterministic policy reaches a leaf iff it plays what the leaf's path needs in every information set on it. So leaves
-with the same needs are added up once (``_needs``), and a policy's return is a sum over the few that it meets. Up to
-``_EXHAUSTIVE_SETS`` sets with a choice all policies are tried. Beyond that, branch and bound fixes set after set; its
+with the same needs are added up once (``needs_of``), and a policy's return is a sum over the few that it meets. Up to
+``EXHAUSTIVE_SETS`` sets with a choice all policies are tried. Beyond that, branch and bound fixes set after set; its
 bound lets a coordinator who sees the whole public history decide wherever nothing is fixed yet.
 
 Team returns are multilinear in the probabilities of the sets when no path meets a set twice, so the best deterministic
@@ -28,7 +28,7 @@ __all__ = ["BestPolicy", "FrontierPoint", "best_policy", "policy_frontier", "pub
 
 # shape legend: N nodes, L leaves, I information sets, C of them with a choice, S different needs, P public histories
 
-_EXHAUSTIVE_SETS = 18
+EXHAUSTIVE_SETS = 18
 _BATCH = 2**11
 _TIE = 1e-12  # differences in return up to this are rounding
 
@@ -87,8 +87,8 @@ def best_policy(tree: ControlTree, *, node_budget: int = 2_000, seed: int = 0) -
     check_type(tree, ControlTree, "make one with tracer_env.exact.build_tree(game).")
     if isinstance(node_budget, bool) or not isinstance(node_budget, int) or node_budget < 0:
         raise ConfigError(f"node_budget must be an integer of at least 0, not {node_budget!r}.")
-    sets = _choice_sets(tree)
-    if len(sets) <= _EXHAUSTIVE_SETS:
+    sets = choice_sets(tree)
+    if len(sets) <= EXHAUSTIVE_SETS:
         speaks, bound, method = _exhaustive(tree, sets), -np.inf, "exhaustive"
     else:
         speaks, bound, method = _branch_and_bound(tree, sets, node_budget, seed)
@@ -115,15 +115,15 @@ def policy_frontier(tree: ControlTree) -> list[FrontierPoint]:
     Raises:
         ConfigError: if the abstraction has too many sets to try every policy.
     """
-    sets = _choice_sets(tree)
-    if len(sets) > _EXHAUSTIVE_SETS:
+    sets = choice_sets(tree)
+    if len(sets) > EXHAUSTIVE_SETS:
         raise ConfigError(
             f"abstraction {tree.abstraction!r} has {len(sets)} information sets with a choice here; all policies are "
-            f"tried up to {_EXHAUSTIVE_SETS}. Use 'paper' or 'round', or fewer rounds."
+            f"tried up to {EXHAUSTIVE_SETS}. Use 'paper' or 'round', or fewer rounds."
         )
-    needs = _needs(tree, sets)
-    accuracy = _all_returns(needs, needs.accuracy, len(sets))
-    tokens = _all_returns(needs, needs.tokens, len(sets))
+    needs = needs_of(tree, sets)
+    accuracy = returns_of_all(needs, needs.accuracy, len(sets))
+    tokens = returns_of_all(needs, needs.tokens, len(sets))
     hull: list[int] = []
     for k in np.lexsort((-accuracy, tokens)):  # fewest tokens first, of these the most accurate
         if hull and accuracy[k] <= accuracy[hull[-1]] + 1e-12:
@@ -146,7 +146,8 @@ def _below(a: int, b: int, c: int, x: NDArray[np.float64], y: NDArray[np.float64
     return bool((y[b] - y[a]) * (x[c] - x[a]) <= (y[c] - y[a]) * (x[b] - x[a]) + 1e-15)
 
 
-def _choice_sets(tree: ControlTree) -> list[int]:
+def choice_sets(tree: ControlTree) -> list[int]:
+    """Return the rows of the information sets in which there is a choice."""
     return [int(s) for s in np.unique(tree.node_infoset[tree.may_skip])]
 
 
@@ -154,7 +155,7 @@ def _choice_sets(tree: ControlTree) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Needs:
+class LeafNeeds:
     """Leaves added up by what their paths need: bit c of ``mask``: set c is met; of ``speak``: and has to speak."""
 
     mask: NDArray[np.int64]  # (S,)
@@ -164,7 +165,14 @@ class _Needs:
     tokens: NDArray[np.float64]  # (S,)
 
 
-def _needs(tree: ControlTree, sets: list[int]) -> _Needs:
+def needs_of(tree: ControlTree, sets: list[int], weight: NDArray[np.float64] | None = None) -> LeafNeeds:
+    """Add up leaves by what they need of some information sets.
+
+    Args:
+        tree: the tree.
+        sets: rows of at most 62 information sets. Other decisions are taken as they come: both controls are added up.
+        weight: of each leaf, shape (L,); by default its chance.
+    """
     bit_of = np.full(len(tree.infosets), -1, dtype=np.int64)
     bit_of[sets] = np.arange(len(sets))
     mask, speak = np.zeros(tree.num_nodes, np.int64), np.zeros(tree.num_nodes, np.int64)
@@ -174,8 +182,8 @@ def _needs(tree: ControlTree, sets: list[int]) -> _Needs:
         parent: NDArray[np.int64], control: NDArray[np.int8]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Add what the parent's decision needs; a path that needs both controls of a set is impossible."""
-        choice = tree.may_skip[parent]
-        bit = np.where(choice, np.int64(1) << np.maximum(bit_of[tree.node_infoset[parent]], 0), 0)
+        place = bit_of[tree.node_infoset[parent]]
+        bit = np.where(tree.may_skip[parent] & (place >= 0), np.int64(1) << np.maximum(place, 0), 0)
         want = np.where(control == 1, bit, 0)
         clash = (mask[parent] & bit != 0) & (speak[parent] & bit != want)
         return mask[parent] | bit, speak[parent] | want, possible[parent] & ~clash
@@ -185,17 +193,17 @@ def _needs(tree: ControlTree, sets: list[int]) -> _Needs:
         mask[depth], speak[depth], possible[depth] = extend(parent, tree.node_control[depth])
         chance[depth] *= chance[parent]
     leaf_mask, leaf_speak, leaf_possible = extend(tree.leaf_parent, tree.leaf_control)
-    weight = tree.leaf_prob * chance[tree.leaf_parent] * leaf_possible
+    weight = (tree.leaf_prob * chance[tree.leaf_parent] if weight is None else weight) * leaf_possible
     both, row = np.unique(np.stack([leaf_mask, leaf_speak], axis=1), axis=0, return_inverse=True)
     row = row.ravel()
 
     def total(values: NDArray[Any]) -> NDArray[np.float64]:
         return np.bincount(row, weights=weight * values, minlength=len(both)).astype(np.float64)
 
-    return _Needs(both[:, 0], both[:, 1], total(tree.leaf_return), total(tree.leaf_correct), total(tree.leaf_tokens))
+    return LeafNeeds(both[:, 0], both[:, 1], total(tree.leaf_return), total(tree.leaf_correct), total(tree.leaf_tokens))
 
 
-def _all_returns(needs: _Needs, values: NDArray[np.float64], num_sets: int) -> NDArray[np.float64]:
+def returns_of_all(needs: LeafNeeds, values: NDArray[np.float64], num_sets: int) -> NDArray[np.float64]:
     """Return the sum of ``values`` that each of the 2^C policies meets; bit c of its number is SPEAK in set c."""
     returns = np.empty(2**num_sets)
     for first in range(0, len(returns), _BATCH):
@@ -206,8 +214,8 @@ def _all_returns(needs: _Needs, values: NDArray[np.float64], num_sets: int) -> N
 
 
 def _exhaustive(tree: ControlTree, sets: list[int]) -> list[int]:
-    needs = _needs(tree, sets)
-    best = int(np.argmax(_all_returns(needs, needs.value, len(sets))))
+    needs = needs_of(tree, sets)
+    best = int(np.argmax(returns_of_all(needs, needs.value, len(sets))))
     return [best >> c & 1 for c in range(len(sets))]
 
 
