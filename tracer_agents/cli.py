@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tracer_agents.config import PRESETS, SMOKE, TrainConfig
+from tracer_agents.controllers.minimisers import MINIMISERS
 from tracer_agents.record import RecordPlan
+from tracer_env import Costs, Game, OutcomeRewards
 from tracer_env.errors import ConfigError, MissingExtraError, TracerError, UnknownNameError
+from tracer_env.registry import names_a_script
 
 if TYPE_CHECKING:
     from tracer_agents.trainers.tracer import Training
@@ -24,8 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Parser",
     "add_train_arguments",
+    "certify_command",
     "config_from",
     "eval_command",
+    "fit_command",
     "main",
     "play_command",
     "record_command",
@@ -353,6 +359,118 @@ def play_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_fit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", default="recorded:arithmetic-train", help="recorded:NAME or FILE, or simulated:NAME")
+    parser.add_argument("--out", metavar="DIR", help="where the controllers are written (default: nowhere)")
+    parser.add_argument("--minimiser", default="regret_matching", help=f"one of: {', '.join(MINIMISERS)}")
+    parser.add_argument("--averaging", help="uniform, linear or quadratic (default: the minimiser's usual one)")
+    parser.add_argument("--abstraction", default="paper", help="paper, round, history or ballot (default: paper)")
+    parser.add_argument("--weighting", default="visit", help="of increments: visit or counterfactual (default: visit)")
+    parser.add_argument("--alternating", action="store_true", help="one seat updates after the other")
+    parser.add_argument("--iterations", type=int, default=300, help="updates of every set (default: 300)")
+    parser.add_argument("--starts", type=int, default=8, help="random starts, of which the best is kept (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first start; the next ones follow (default: 0)")
+    parser.add_argument("--cost-per-call", type=float, default=0.0, help="of an utterance (default: 0)")
+    parser.add_argument("--cost-per-1k-tokens", type=float, default=0.0, help="of generated tokens (default: 0)")
+    parser.set_defaults(parser=parser)
+
+
+def fit_command(args: argparse.Namespace) -> int:
+    """Run ``tracer fit``: learn the controllers of a recorded or simulated game with exact values.
+
+    Returns:
+        The exit status.
+    """
+    from tracer_agents.controllers.storage import save_controllers
+    from tracer_agents.fit import best_start
+    from tracer_agents.records import software, write_json
+    from tracer_agents.report import print_fit
+    from tracer_env.exact import build_tree, evaluate
+
+    out = None if args.out is None else Path(args.out)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is there already. Name another folder with --out, or remove it.")
+    if args.starts < 1:
+        raise ConfigError(f"--starts must be at least 1, not {args.starts}.")
+    settings = {name: getattr(args, name) for name in _FIT_SETTINGS}
+    tree = build_tree(_fitted_game(args.task, settings))
+    fit, returns = best_start(
+        tree,
+        args.minimiser,
+        starts=range(args.seed, args.seed + args.starts),
+        iterations=args.iterations,
+        averaging=args.averaging,
+        weighting=args.weighting,
+        alternating=args.alternating,
+    )
+    policies = {"last": fit.last, "average": fit.average, "greedy": fit.greedy}
+    summary = {
+        "starts": dict(zip(map(str, range(args.seed, args.seed + args.starts)), returns, strict=True)),
+        "start": fit.start,
+        "team_return": {name: evaluate(tree, policy).team_return for name, policy in policies.items()},
+    }
+    print_fit(fit, summary)
+    if out is not None:
+        (out / "final").mkdir(parents=True, exist_ok=True)
+        save_controllers(out / "final" / "controllers.npz", fit.controllers())
+        write_json(out / "config.json", {"task": args.task, **settings})
+        write_json(out / "manifest.json", software())
+        write_json(out / "summary.json", summary)
+        print(f"Written to {out}. Its certificate: tracer certify {out}")
+    return 0
+
+
+_FIT_SETTINGS = (
+    "minimiser", "averaging", "abstraction", "weighting", "alternating", "iterations", "starts", "seed",
+    "cost_per_call", "cost_per_1k_tokens",
+)  # fmt: skip
+
+
+def _fitted_game(task: str, settings: Mapping[str, Any]) -> Game:
+    costs = Costs(per_call=settings["cost_per_call"], per_1k_tokens=settings["cost_per_1k_tokens"])
+    return Game(task, abstraction=settings["abstraction"], rewards=OutcomeRewards(costs=costs))
+
+
+def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="folder of tracer train or tracer fit")
+    parser.add_argument("--on", metavar="TASK", help="a recorded or simulated game to measure the team on as well")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", metavar="FILE", help="draw regrets and bounds (png, svg or pdf)")
+    parser.set_defaults(parser=parser)
+
+
+def certify_command(args: argparse.Namespace) -> int:
+    """Run ``tracer certify``: check what a run's controllers promise, and measure the rest on a game.
+
+    Returns:
+        The exit status: 1 when a bound that must hold does not.
+    """
+    from tracer_agents.certify import certify, plot_regret
+    from tracer_agents.controllers.storage import load_controllers
+    from tracer_agents.errors import RunDirectoryError
+    from tracer_agents.records import read_json_object
+    from tracer_agents.report import print_certificate
+    from tracer_env.exact import build_tree
+
+    run = Path(args.run)
+    problem = "it is no folder of tracer train or tracer fit"
+    config = read_json_object(run / "config.json", problem, RunDirectoryError)
+    path = run / "final" / "controllers.npz"
+    if not path.is_file():
+        raise RunDirectoryError(f"{path} is not there: the run is not finished, or trained no controllers.")
+    controllers = load_controllers(path)
+    task = args.on or (config["task"] if names_a_script(config.get("task")) else None)
+    tree = None if task is None else build_tree(_fitted_game(task, config))
+    certificate = certify(controllers, tree, task or "")
+    if args.plot is not None:
+        plot_regret(controllers, args.plot)
+    if args.json:
+        print(json.dumps(certificate.to_json(), indent=1))
+    else:
+        print_certificate(certificate)
+    return 0 if certificate.holds else 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -376,6 +494,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     play = commands.add_parser("play", help="take a seat in one game yourself")
     _add_play_arguments(play)
     play.set_defaults(run_command=play_command)
+    fit = commands.add_parser("fit", help="learn the controllers of a recorded or simulated game, without a model")
+    _add_fit_arguments(fit)
+    fit.set_defaults(run_command=fit_command)
+    certify = commands.add_parser("certify", help="check what the controllers of a run promise")
+    _add_certify_arguments(certify)
+    certify.set_defaults(run_command=certify_command)
     args = parser.parse_args(argv)
     return run(args)
 

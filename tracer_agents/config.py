@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
+from tracer_agents.controllers.minimisers import MINIMISERS
+from tracer_agents.controllers.table import AVERAGINGS
 from tracer_env.errors import ConfigError, UnknownNameError
 
 __all__ = ["PRESETS", "SMOKE", "GspoConfig", "TrainConfig", "setting"]
@@ -88,6 +90,10 @@ class TrainConfig(GspoConfig):
 
     layers: str = setting("both", "which layers learn: both, controllers or generators")
     estimator: str = setting("rollout", "value of a control: rollout (team return) or local (the paper's)")
+    minimiser: str = setting(
+        "regret_matching", "regret minimiser: regret_matching, regret_matching_plus, discounted, predictive or hedge"
+    )
+    averaging: str = setting("usual", "weights of the average strategy: uniform, linear, quadratic, or usual")
     updates: int = setting(6, "alternations of the two layers")
     questions_per_update: int = setting(48, "dialogues per update")
     probe_rate: float = setting(1.0, "share of decisions that are probed")
@@ -122,6 +128,8 @@ class TrainConfig(GspoConfig):
         _one_of("layers", self.layers, ("both", "controllers", "generators"))
         _one_of("policies", self.policies, ("seat", "role"))
         _one_of("estimator", self.estimator, ("rollout", "local"))
+        _one_of("minimiser", self.minimiser, tuple(MINIMISERS))
+        _one_of("averaging", self.averaging, ("usual", *AVERAGINGS))
 
     @property
     def evaluated_task(self) -> str:

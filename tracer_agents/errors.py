@@ -5,6 +5,7 @@ from __future__ import annotations
 from tracer_env.errors import TracerError
 
 __all__ = [
+    "CertificateError",
     "CheckpointError",
     "CollapseError",
     "ContextError",
@@ -42,6 +43,10 @@ class ContextError(TracerError, ValueError):
 
 class GeneratorError(TracerError, RuntimeError):
     """Raised when a generator's output cannot be trusted, for example log-probabilities that are not the model's."""
+
+
+class CertificateError(TracerError, ValueError):
+    """Raised when there is nothing to certify, or a game does not fit what was learned."""
 
 
 class CollapseError(TracerError, RuntimeError):

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.controllers.minimisers import RegretMinimiser
-from tracer_agents.controllers.table import RegretTable
+from tracer_agents.controllers.table import HISTORY, RegretTable, TabularController
 from tracer_agents.interfaces import Controller, ControlValues
 from tracer_env.errors import ConfigError, UnknownNameError
 from tracer_env.exact import ControlTree, control_values, evaluate
@@ -44,16 +44,34 @@ class ExactFit:
     Attributes:
         tree: what it was fitted on.
         table: regrets of the tree's information sets, row by row.
-        profiles: float64, shape (n, I): P(SPEAK) of every set before each iteration: the joint play.
+        history: by name as in ``TabularController``, float64, shape (n, I): ``profiles``, the joint play, and
+            ``regret`` and ``bound`` after each iteration.
         weighting: of the increments.
         start: seed of the default strategies; None is uniform.
     """
 
     tree: ControlTree
     table: RegretTable
-    profiles: NDArray[np.float64]
+    history: Mapping[str, NDArray[np.float64]]
     weighting: str
     start: int | None
+
+    @property
+    def profiles(self) -> NDArray[np.float64]:
+        """P(SPEAK) of every set before each iteration, float64, shape (n, I): the joint play."""
+        return self.history["profiles"]
+
+    def controllers(self) -> dict[str, TabularController]:
+        """Return what was learned as controllers, by seat name."""
+        made = {}
+        for seat in self.tree.seats:
+            rows = [k for k, (owner, _) in enumerate(self.tree.infosets) if owner is seat]
+            controller = TabularController(self.table.minimiser, averaging=self.table.averaging)
+            columns = {name: column[rows] for name, column in self.table.columns.items()}
+            history = {name: list(kept[:, rows]) for name, kept in self.history.items()}
+            controller.restore([self.tree.infosets[k][1] for k in rows], columns, history)
+            made[seat.name] = controller
+        return made
 
     @property
     def last(self) -> dict[tuple[Seat, str], float]:
@@ -112,14 +130,17 @@ def fit_exact(
     owner[tree.node_infoset] = tree.node_seat
     everybody = [np.arange(sets)]
     groups = [np.flatnonzero(owner == seat) for seat in range(len(tree.seats))] if alternating else everybody
-    profiles = np.empty((iterations, sets))
+    history = {name: np.full((iterations, sets), np.nan) for name in HISTORY}
     for t in range(iterations):
-        profiles[t] = table.strategy[:, 1]
+        history["profiles"][t] = table.strategy[:, 1]
         for rows in groups:
             increments, reach = _increments(tree, table.strategy, weighting)
             learned = rows[reach[rows] > 0.0] if weighting == "visit" else rows
             table.update(learned, increments[learned], reach[learned], np.ones(len(learned)))
-    return ExactFit(tree=tree, table=table, profiles=profiles, weighting=weighting, start=start)
+        history["regret"][t] = table.columns["external_regret"].max(axis=1)
+        if (bound := table.bound()) is not None:
+            history["bound"][t] = bound
+    return ExactFit(tree=tree, table=table, history=history, weighting=weighting, start=start)
 
 
 def _increments(

@@ -20,6 +20,9 @@ from rich.progress import (  # noqa: TID253
 )
 from rich.table import Table  # noqa: TID253
 
+from tracer_agents.certify import NOT_CERTIFIED, Certificate, CertifiedGame
+from tracer_agents.fit import ExactFit
+
 __all__ = ["ROWS", "RecordProgress", "TrainProgress", "print_closing", "print_evaluation", "print_results"]
 
 ROWS = (
@@ -251,3 +254,65 @@ def print_evaluation(task: str, figures: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(_LEGEND, style="dim")
     _print_near_zero(console, task, figures["team"])
+
+
+def print_fit(fit: ExactFit, summary: Mapping[str, Any]) -> None:
+    """Print what ``tracer fit`` learned: the team return of every start, and of the best one's policies."""
+    console = Console()
+    returns = list(summary["starts"].values())
+    console.print(
+        f"{len(returns)} starts, team return {min(returns):.4f} to {max(returns):.4f}; kept: start {fit.start}"
+    )
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("policy of the best start")
+    table.add_column("team return", justify="right")
+    for name, value in summary["team_return"].items():
+        table.add_row({"last": "last iterate", "greedy": "greedy average"}.get(name, name), f"{value:.4f}")
+    console.print(table)
+
+
+def print_certificate(certificate: Certificate) -> None:
+    """Print a certificate: every row, what was measured on a game, and what is not certified."""
+    console = Console()
+    table = Table(title=f"Regret ({certificate.minimiser})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    for column in ("seat", "information set"):
+        table.add_column(column, overflow="fold")
+    for column in ("updates", "visits", "G", "bound", "ratio"):
+        table.add_column(column, justify="right")
+    for row in certificate.rows:
+        bound, ratio = ("–", "–") if row.bound is None else (f"{row.bound:.3g}", f"{row.ratio:.3f}")
+        key = row.infoset.removeprefix(f"{row.seat.rpartition('_')[0]}|").replace("|", " · ")  # the seat says the role
+        cells = (row.seat, key, f"{row.updates:,}", f"{row.visits:,}", f"{row.regret:.3g}")
+        table.add_row(*cells, bound, ratio, style=None if row.holds else "bold red")
+    console.print(table)
+    broken = sum(not row.holds for row in certificate.rows)
+    if broken:
+        console.print(f"BROKEN: {broken} of {len(certificate.rows)} rows exceed what the algorithm promises.")
+    elif any(row.bound is not None for row in certificate.rows):
+        console.print(f"All {len(certificate.rows)} bounds hold.")
+    else:
+        console.print("This algorithm promises nothing about G; its bound on the discounted regret holds.")
+    if certificate.game is not None:
+        _print_game(console, certificate.game)
+    console.print(NOT_CERTIFIED)
+
+
+def _print_game(console: Console, game: CertifiedGame) -> None:
+    table = Table(title=f"\nMeasured on {game.task}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    best = "optimum of the abstraction" if game.is_optimum else "best deterministic policy found"
+    table.add_row(f"team return, {best}", f"{game.optimum:.4f}")
+    if game.upper_bound > game.optimum + 1e-9:
+        table.add_row("no policy of the abstraction has more than", f"{game.upper_bound:.4f}")
+    for mode, value in game.team_return.items():
+        name = {"last": "last iterate", "average": "average strategy", "greedy": "greedy average strategy"}[mode]
+        table.add_row(f"team return, {name} (missing)", f"{value:.4f} ({game.optimum - value:+.4f})")
+    table.add_row("largest gain of one information set, last iterate", f"{game.deviation_gain:.2g}")
+    for gap in game.coarse_gaps or ():
+        kind = "" if gap.exact else "at least "
+        table.add_row(f"coarse gap of {gap.seat} over {game.profiles:,} profiles", f"{kind}{gap.gain:.2g}")
+    if game.coarse_gaps is None:
+        table.add_row("coarse gap", "unknown: the seats' updates do not match")
+    table.add_row("information sets that never learned", f"{game.unseen}")
+    console.print(table)

@@ -57,11 +57,12 @@ class TensorBoard:
                     "speak_prob": controller.current_strategy(infoset)[1],
                     "speak_prob_average": controller.average_strategy(infoset)[1],
                     "regret": external[row].max(),
-                    "regret_bound": controller.bound(infoset),
+                    "regret_bound": controller.bound(infoset),  # None without a promise
                 }
                 name = f"{seat} {' '.join(infoset.split('|')[1:])}"  # the seat says the role already
                 for curve, value in curves.items():
-                    self._writer.add_scalar(f"{phase}_{curve}/{name}", value, step)
+                    if value is not None:
+                        self._writer.add_scalar(f"{phase}_{curve}/{name}", value, step)
 
     def transcripts(self, name: str, episodes: Sequence[Episode], step: int) -> None:
         """Write whole dialogues as preformatted text."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tracer_agents import ControlValues
 from tracer_agents.controllers.fixed import make_fixed
-from tracer_agents.controllers.minimisers import regret_matching_policy
+from tracer_agents.controllers.minimisers import RegretMatching, regret_matching_policy
 from tracer_agents.controllers.storage import load_controllers, save_controllers
 from tracer_agents.controllers.table import FrozenController, TabularController
 from tracer_env.errors import ConfigError, UnknownNameError
@@ -143,3 +143,32 @@ def test_bad_arguments():
         make_fixed("allways")
     with pytest.raises(ConfigError, match="mode"):
         FrozenController(TabularController(), "best")
+
+
+def test_the_history_is_saved_as_it_was(tmp_path):
+    one, two, rng = TabularController("hedge"), TabularController("hedge"), np.random.default_rng(3)
+    for k in range(5):
+        one.update([values(rng.normal(), rng.normal(), f"set {k // 2}")])
+    two.update([])
+    two.update([values(1.0, 0.0)])
+    save_controllers(tmp_path / "c.npz", {"proposer_0": one, "reviewer_0": two})
+    loaded = load_controllers(tmp_path / "c.npz", ["reviewer_0", "proposer_0", "reviewer_1"])
+    assert loaded["reviewer_1"].infosets == ()
+    for seat, saved in {"proposer_0": one, "reviewer_0": two}.items():
+        for name, history in saved.history.items():
+            assert [row.tolist() for row in loaded[seat].history[name]] == [row.tolist() for row in history]
+    assert [len(row) for row in one.history["profiles"]] == [0, 1, 1, 2, 2]
+    assert [len(row) for row in one.history["regret"]] == [1, 1, 2, 2, 3]
+    assert one.history["regret"][-1] == pytest.approx(one.column("external_regret").max(axis=1))
+    assert one.history["bound"][-1] == pytest.approx([one.bound(key) for key in one.infosets])
+
+
+def test_a_file_holds_one_minimiser_of_ours(tmp_path):
+    with pytest.raises(ConfigError, match="one minimiser"):
+        save_controllers(tmp_path / "c.npz", {"a": TabularController("hedge"), "b": TabularController()})
+
+    class Own(RegretMatching):
+        name = "own"
+
+    with pytest.raises(ConfigError, match="'own' is none of"):
+        save_controllers(tmp_path / "c.npz", {"a": TabularController(Own())})

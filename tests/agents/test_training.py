@@ -40,6 +40,15 @@ def finished(tmp_path_factory):
     return folder
 
 
+def test_the_controllers_are_certified(finished, capsys):
+    assert cli.main(["certify", str(finished), "--on", "recorded:arithmetic-test", "--json"]) == 0
+    certificate = json.loads(capsys.readouterr().out)
+    refit = json.loads((finished / "config.json").read_text())["refit_updates"]
+    assert certificate["rows"]
+    assert max(row["updates"] for row in certificate["rows"]) <= refit
+    assert certificate["game"]["profiles"] == refit  # what is deployed is from the re-fit
+
+
 def test_run_directory_layout(finished):
     present = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
     expected = {"config.json", "manifest.json", "episodes.jsonl", "timing.jsonl", "summary.json"} | {

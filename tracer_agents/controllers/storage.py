@@ -12,14 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.controllers.minimisers import MINIMISERS
-from tracer_agents.controllers.table import TabularController
+from tracer_agents.controllers.table import HISTORY, TabularController
 from tracer_agents.errors import CheckpointError
 from tracer_env.errors import ConfigError
 
 __all__ = ["load_controllers", "save_controllers"]
-
-_OTHERS = ("keys", "minimiser", "profiles", "seats", "num_profiles")
-"""What a file holds beside columns."""
 
 
 def save_controllers(path: str | os.PathLike[str], controllers: Mapping[str, TabularController]) -> None:
@@ -40,10 +37,13 @@ def save_controllers(path: str | os.PathLike[str], controllers: Mapping[str, Tab
     arrays: dict[str, Any] = {
         name: np.concatenate([c.column(name) for c in controllers.values()]) for name in first.table.columns
     }
-    histories = [c.profiles for c in controllers.values()]
-    arrays["profiles"] = _pack(histories, [len(c.infosets) for c in controllers.values()])
     arrays["seats"] = np.array(list(controllers), dtype=np.str_)
-    arrays["num_profiles"] = np.array([len(history) for history in histories])
+    for name in HISTORY:
+        histories = [c.history[name] for c in controllers.values()]
+        arrays[f"{name}_updates"] = np.array([len(history) for history in histories], dtype=np.int64)
+        rows = [row for history in histories for row in history]
+        arrays[f"{name}_lengths"] = np.array([len(row) for row in rows], dtype=np.int64)
+        arrays[f"{name}_flat"] = np.concatenate([np.zeros(0), *rows])
     with open(path, "wb") as file:
         np.savez(file, keys=np.array(keys, dtype=np.str_), minimiser=np.array(described.pop()), **arrays)
 
@@ -63,23 +63,25 @@ def _describe(controller: TabularController) -> dict[str, Any]:
     }
 
 
-def _pack(histories: Sequence[Sequence[NDArray[np.float64]]], sets: Sequence[int]) -> NDArray[np.float64]:
-    """Put the profiles side by side, shape (updates, sets of all seats); NaN where a set was not known yet."""
-    packed = np.full((max(map(len, histories), default=0), sum(sets)), np.nan)
-    column = 0
-    for history, width in zip(histories, sets, strict=True):
-        for t, profile in enumerate(history):
-            packed[t, column : column + len(profile)] = profile
-        column += width
-    return packed
+def _histories(file: Mapping[str, NDArray[Any]], name: str) -> dict[str, list[NDArray[np.float64]]]:
+    """Return one history of every seat in the file."""
+    rows = (
+        np.split(file[f"{name}_flat"], np.cumsum(file[f"{name}_lengths"])[:-1]) if len(file[f"{name}_lengths"]) else []
+    )
+    ends = np.cumsum(file[f"{name}_updates"]).tolist()
+    return {
+        str(seat): rows[end - count : end]
+        for seat, end, count in zip(file["seats"], ends, file[f"{name}_updates"].tolist(), strict=True)
+    }
 
 
-def load_controllers(path: str | os.PathLike[str], seats: Sequence[str]) -> dict[str, TabularController]:
+def load_controllers(path: str | os.PathLike[str], seats: Sequence[str] | None = None) -> dict[str, TabularController]:
     """Read what ``save_controllers`` wrote.
 
     Args:
         path: the file.
-        seats: names of the seats; each gets a controller, empty when the file has nothing for it.
+        seats: names of the seats, by default those of the file; each gets a controller, empty when the file has nothing
+            for it.
 
     Raises:
         CheckpointError: if the file is missing or damaged.
@@ -89,20 +91,22 @@ def load_controllers(path: str | os.PathLike[str], seats: Sequence[str]) -> dict
         with np.load(path, allow_pickle=False) as file:
             keys = [str(key).split("/", 1) for key in file["keys"]]
             described = json.loads(str(file["minimiser"]))
-            profiles = file["profiles"]
-            counts = dict(zip(map(str, file["seats"]), file["num_profiles"].tolist(), strict=True))
-            columns = {name: file[name] for name in file.files if name not in _OTHERS}
-        made = {seat: _make(described) for seat in seats}
-        unknown = {seat for seat, _ in keys} - set(seats)
+            histories = {name: _histories(file, name) for name in HISTORY}
+            columns = {name: file[name] for name in file.files}
+            saved = [str(seat) for seat in file["seats"]]
+        made = {seat: _make(described) for seat in (saved if seats is None else seats)}
+        unknown = {seat for seat, _ in keys} - set(made)
         if not unknown:
             for seat, controller in made.items():
                 rows = [k for k, (owner, _) in enumerate(keys) if owner == seat]
-                history = [profile[~np.isnan(profile)] for profile in profiles[: counts.get(seat, 0), rows]]
-                controller.restore([keys[k][1] for k in rows], {n: c[rows] for n, c in columns.items()}, history)
+                history = {name: histories[name].get(seat, []) for name in HISTORY}
+                controller.restore(
+                    [keys[k][1] for k in rows], {n: columns[n][rows] for n in controller.table.columns}, history
+                )
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"cannot read the controllers in {str(path)!r}: {error}") from error
     if unknown:
-        raise ConfigError(f"{path} has controllers of {sorted(unknown)}; this team has {list(seats)}.")
+        raise ConfigError(f"{path} has controllers of {sorted(unknown)}; this team has {list(made)}.")
     return made
 
 

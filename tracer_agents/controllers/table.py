@@ -26,12 +26,15 @@ from tracer_agents.controllers.minimisers import RegretMinimiser, make_minimiser
 from tracer_agents.interfaces import ControlValues
 from tracer_env.errors import ConfigError, UnknownNameError
 
-__all__ = ["AVERAGINGS", "FrozenController", "Increments", "RegretTable", "TabularController"]
+__all__ = ["AVERAGINGS", "HISTORY", "FrozenController", "Increments", "RegretTable", "TabularController"]
 
 # shape legend: I information sets, A = 2 controls (SKIP, SPEAK), n visits, m of the sets
 
 AVERAGINGS: Mapping[str, float] = {"uniform": 0.0, "linear": 1.0, "quadratic": 2.0}
 """Weights of the strategy average by name: update t weighs t to this power."""
+
+HISTORY = ("profiles", "regret", "bound")
+"""What a controller keeps of every update."""
 
 _SHARED: Mapping[str, tuple[int, ...]] = {
     "default": (2,),
@@ -181,8 +184,9 @@ class TabularController:
     Attributes:
         table: the numbers; row k belongs to ``infosets[k]``.
         default_speak: P(SPEAK) where nothing was learned.
-        profiles: the strategies played so far, one array of P(SPEAK) for each update, shape (sets known then,): the
-            empirical play, which a certificate needs and no average tells.
+        history: what the certificate needs and no average tells, one array for each update, shape (sets known then,):
+            ``profiles``: P(SPEAK) that was played; ``regret`` and ``bound``: max_a G(a) and its bound afterwards (NaN
+            where the minimiser promises none).
     """
 
     def __init__(
@@ -206,7 +210,7 @@ class TabularController:
             raise ConfigError(f"default_speak must be in [0, 1], not {default_speak!r}.")
         self.table = RegretTable(minimiser, averaging=averaging)
         self.default_speak = float(default_speak)
-        self.profiles: list[NDArray[np.float64]] = []
+        self.history: dict[str, list[NDArray[np.float64]]] = {name: [] for name in HISTORY}
         self._rows: dict[str, int] = {}
 
     @property
@@ -227,7 +231,7 @@ class TabularController:
         if row is None:
             return self._default()
         total = self.table.columns["strategy_sum"][row]
-        return np.asarray(total / total.sum())
+        return np.asarray(total / total.sum()) if total.sum() > 0.0 else self.table.columns["default"][row].copy()
 
     def _default(self) -> NDArray[np.float64]:
         return np.array([1.0 - self.default_speak, self.default_speak])
@@ -286,18 +290,23 @@ class TabularController:
         Args:
             increments: one for each worker, all made under the current strategy by a controller with this table.
         """
-        self.profiles.append(self.table.strategy[:, 1].copy())
+        self.history["profiles"].append(self.table.strategy[:, 1].copy())
         new = dict.fromkeys(key for part in increments for key in part.infosets if key not in self._rows)
         if new:
             self._rows.update({key: len(self._rows) + k for k, key in enumerate(new)})
             self.table.grow(np.tile(self._default(), (len(new), 1)))
         places = [np.array([self._rows[key] for key in part.infosets], dtype=np.int64) for part in increments]
         visits = [place[part.rows] for place, part in zip(places, increments, strict=True) if len(part.rows)]
-        if not visits:
-            return
+        if visits:
+            self._update(np.concatenate(visits), increments)
+        bound = self.table.bound()
+        self.history["regret"].append(self.table.columns["external_regret"].max(axis=1))
+        self.history["bound"].append(np.full(len(self.table), np.nan) if bound is None else bound)
+
+    def _update(self, rows: NDArray[np.int64], increments: Sequence[Increments]) -> None:
         by_visit = np.concatenate([np.column_stack([part.gains, part.weights]) for part in increments])
-        rows, sums, counts = _exact_sums(np.concatenate(visits), by_visit)
-        self.table.update(rows, sums[:, :2], sums[:, 2], counts)
+        touched, sums, counts = _exact_sums(rows, by_visit)
+        self.table.update(touched, sums[:, :2], sums[:, 2], counts)
 
     # --- what was learned -------------------------------------------------------------------------------------------
 
@@ -315,12 +324,12 @@ class TabularController:
         self,
         infosets: Sequence[str],
         columns: Mapping[str, NDArray[np.float64]],
-        profiles: Sequence[NDArray[np.float64]] = (),
+        history: Mapping[str, Sequence[NDArray[np.float64]]],
     ) -> None:
-        """Replace the whole table by a saved one."""
+        """Replace the whole table and its history by saved ones."""
         self._rows = {key: k for k, key in enumerate(infosets)}
         self.table.restore(columns)
-        self.profiles = [np.array(profile, dtype=np.float64) for profile in profiles]
+        self.history = {name: [np.array(row, dtype=np.float64) for row in history[name]] for name in HISTORY}
 
 
 def _exact_sums(
@@ -367,7 +376,8 @@ class FrozenController:
             raise ConfigError(f"mode must be 'last', 'average' or 'greedy', not {mode!r}.")
         self._learned = learned
         self._mode = mode
-        self._known = frozenset(learned.infosets)
+        updated = learned.column("updates") > 0.0
+        self._known = {key for key, seen in zip(learned.infosets, updated, strict=True) if seen}
 
     def speak_prob(self, infoset: str, features: NDArray[np.float32], mask: tuple[bool, bool]) -> float:
         """Return the probability of SPEAK; 1 when SKIP is masked."""

@@ -140,7 +140,7 @@ class Training:
         self.game.task.num_questions()  # a missing split or data set is an error now, not after the evaluation
         seats = self.game.rules.seats
         self.policies = tuple(dict.fromkeys(policy_of(config, seat) for seat in seats))
-        self.controllers = {seat.name: TabularController() for seat in seats}
+        self.controllers = {seat.name: self._new_controller() for seat in seats}
         self.model, tokenizer, self.generator = load_generator(
             config, self.policies, seed=seed_of(config.seed, "adapters")
         )
@@ -237,7 +237,7 @@ class Training:
             self._progress.step("look for collapse", 1, 1)
         if not self.config.trains_controllers or not self.config.refit_updates:
             return
-        self.controllers = {name: TabularController() for name in self.controllers}
+        self.controllers = {name: self._new_controller() for name in self.controllers}
         # rollout values come from the candidate that is played; local ones are the mean over the K candidates
         num_candidates = self.config.num_candidates if self.config.estimator == "local" else 1
         for update in range(1, self.config.refit_updates + 1):
@@ -290,6 +290,10 @@ class Training:
         return summary
 
     # --- playing ----------------------------------------------------------------------------------
+
+    def _new_controller(self) -> TabularController:
+        averaging = None if self.config.averaging == "usual" else self.config.averaging
+        return TabularController(self.config.minimiser, averaging=averaging)
 
     def _deployed(self, mode: str) -> dict[str, Controller]:
         if not self.config.trains_controllers:
