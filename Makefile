@@ -49,6 +49,9 @@ model: $(READY)  ## re-train the shipped model (about two hours)
 recordings: $(READY)  ## re-make the shipped recordings (half an hour); existing ones are left alone
 	for split in train test; do OMP_WAIT_POLICY=PASSIVE $(BIN)/tracer record --task arithmetic --split $$split \
 	  --questions 1000 --seed 0 --threads 1 --out tracer_env/recordings/arithmetic-$$split.npz $(ARGS) || exit 1; done
+	for split in train test; do OMP_WAIT_POLICY=PASSIVE $(BIN)/tracer record --task arithmetic --split $$split \
+	  --decide ballot --rounds 7 --questions 500 --seed 0 --threads 1 \
+	  --out tracer_env/recordings/arithmetic-ballot-$$split.npz $(ARGS) || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import tracer_env
 from tracer_agents.assembly import SHIPPED_MODEL
 from tracer_agents.record import RecordPlan, hash_of_files, record
-from tracer_env import Action, Control, Game, Question, Role, Seat, Utterance
+from tracer_env import Action, Control, Game, Question, Role, Seat, Utterance, Verdict
+from tracer_env.answers import parse_verdict
 from tracer_env.dialogue import play_turn
 from tracer_env.errors import ConfigError, DataNotFoundError, RecordedPathError, RecordingError, UnknownNameError
 from tracer_env.exact import build_tree
@@ -754,7 +755,9 @@ def test_a_recording_is_found_by_path_or_name(path, tmp_path, monkeypatch):
 
 # --- the recordings that come with the package ----------------------------------------------------------------------
 
-SHIPPED = ("arithmetic-train", "arithmetic-test")
+TREES = ("arithmetic-train", "arithmetic-test")
+BALLOTS = ("arithmetic-ballot-train", "arithmetic-ballot-test")
+SHIPPED = (*TREES, *BALLOTS)
 
 
 @pytest.fixture(scope="module")
@@ -787,14 +790,32 @@ def test_shipped_recordings_are_of_the_shipped_model_and_task(shipped, name):
     recording = shipped(name).task.recording
     manifest = recording.manifest
     assert manifest["model"]["sha256"] == hash_of_files(SHIPPED_MODEL), "the model has changed: make recordings"
-    live = Game("arithmetic", split=name.rpartition("-")[2])
+    rules = {"decide": "ballot", "rounds": 7} if name in BALLOTS else {}
+    live = Game("arithmetic", split=name.rpartition("-")[2], **rules)
     assert (manifest["task"], manifest["split"]) == (live.task.name, live.task.split)
     assert recording.questions == tuple(live.task.question(k) for k in range(len(recording.questions)))
     assert manifest["settings"] == {k: getattr(live.rules, k) for k in manifest["settings"]}
     assert manifest["proposals"] >= 16
 
 
-@pytest.mark.parametrize("name", sorted({*SHIPPED, *shipped_recordings()}))
+@pytest.mark.parametrize("name", BALLOTS)
+def test_shipped_ballots_hold_what_their_texts_say(shipped, name):
+    game, rng = shipped(name), np.random.default_rng(0)
+    recording = game.task.recording
+    proposals, reviews = recording.proposals, recording.reviews
+    each, per_proposal = recording.manifest["proposals"], recording.manifest["reviews"]
+    assert (len(proposals), len(reviews)) == (len(recording.questions) * each, len(proposals) * per_proposal)
+    for row in rng.choice(len(proposals), size=300, replace=False).tolist():
+        answer = game.task.extract_answer(proposals.utterance(row))
+        right = game.task.answers_match(answer, recording.questions[row // each].gold)
+        assert (proposals.answer[row], proposals.correct[row]) == (answer, right)
+        for review in range(row * per_proposal, (row + 1) * per_proposal):
+            verdict = parse_verdict(reviews.utterance(review))
+            assert reviews.verdict[review] == {None: -1, Verdict.WRONG: 0, Verdict.RIGHT: 1}[verdict]
+            assert reviews.correct[review] == (verdict is not None and (verdict is Verdict.RIGHT) == right)
+
+
+@pytest.mark.parametrize("name", TREES)
 def test_shipped_recordings_hold_what_their_texts_say(shipped, name):
     """Prompts, answers, verdicts and what is right, worked out again on random paths."""
     game, rng = shipped(name), np.random.default_rng(0)
