@@ -26,7 +26,8 @@ def test_the_environment_loads_no_learner_and_nothing_heavy(code):
     "code",
     [
         "import tracer_agents",
-        "import tracer_agents.rollout, tracer_agents.evaluate, tracer_agents.controllers.regret_matching",
+        "import tracer_agents.rollout, tracer_agents.evaluate",
+        "import tracer_agents.controllers.ppo, tracer_agents.controllers.neural",
         "from tracer_agents.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass",
     ],
 )

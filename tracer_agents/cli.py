@@ -177,7 +177,8 @@ def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", help="folder with the tasks' data (else TRACER_DATA_DIR, else the hub)")
     parser.add_argument("--run", metavar="DIR", help="a finished training run: its team is evaluated")
     parser.add_argument("--model", help="local model folder or hub id without --run (default: the shipped model)")
-    parser.add_argument("--controllers", default=None, help="always, never or random instead of the run's own")
+    fixed = "always, never, random or propose_review_revise"
+    parser.add_argument("--controllers", default=None, help=f"{fixed} instead of the run's own")
     parser.add_argument("--questions", type=int, default=128, help="questions per task (default: 128)")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature; 0 is greedy (default: 1)")
     parser.add_argument("--max-new-tokens", type=int, default=None, help="longest utterance in tokens")
@@ -310,7 +311,8 @@ def _add_play_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedule", help="round_robin, simultaneous or reference (default: the run's or task's)")
     parser.add_argument("--run", metavar="DIR", help="a finished training run: its team takes the other seats")
     parser.add_argument("--model", help="local model folder or hub id for the other seats (default: the shipped model)")
-    parser.add_argument("--controllers", help="of the other seats: always, never or random (default: run's or always)")
+    fixed = "always, never, random or propose_review_revise"
+    parser.add_argument("--controllers", help=f"of the other seats: {fixed} (default: run's or always)")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature; 0 is greedy (default: 1)")
     parser.add_argument("--max-new-tokens", type=int, help="longest utterance of the model in tokens")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")

@@ -102,7 +102,7 @@ def test_the_best_of_eight_starts_is_near_the_optimum(minimiser):
 
 def test_single_starts_end_in_different_equilibria():
     tree = build_tree(Game("simulated:default", abstraction="history"))
-    fit, returns = best_start(tree, starts=range(8), iterations=300)
+    _, returns = best_start(tree, starts=range(8), iterations=300)
     assert np.ptp(returns) > 0.005
     assert max(returns) == pytest.approx(best_policy(tree).team_return)
     worst = fit_exact(tree, start=int(np.argmin(returns)), iterations=300)
