@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,30 @@ from tracer_env.exact import ControlTree, control_values, evaluate
 from tracer_env.exact.evaluate import speak_probs
 from tracer_env.types import Seat
 
-__all__ = ["WEIGHTINGS", "ExactFit", "best_start", "fit_exact", "fit_sampled", "policy_of_controllers"]
+__all__ = [
+    "WEIGHTINGS",
+    "ExactFit",
+    "FeatureController",
+    "best_start",
+    "fit_exact",
+    "fit_sampled",
+    "policy_of_controllers",
+    "team_probs",
+]
 
 # shape legend: N decision nodes, I information sets, A = 2 controls, n iterations
 
 WEIGHTINGS = ("visit", "counterfactual")
+
+
+@runtime_checkable
+class FeatureController(Protocol):
+    """A controller whose strategy depends on the features alone, so that many decisions can be asked for at once."""
+
+    def speak_probs(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return P(SPEAK), shape (n,), for unscaled features, shape (n, F)."""
+        ...
+
 
 _CORNERS = (0.02, 0.98)
 """P(SPEAK) of random starts. Not 0 and 1, so that every part of the game is reached at first."""
@@ -243,7 +263,7 @@ def fit_sampled(
         raise ConfigError(f"updates must be at least 0 and episodes at least 1, not {updates!r} and {episodes!r}.")
     rng, children = np.random.default_rng(seed), _Children.of(tree)
     for update in range(updates):
-        speak = speak_probs(tree, policy_of_controllers(controllers)) if values else None
+        speak = team_probs(tree, controllers) if values else None
         visited, controls, leaves, speak = _play(tree, controllers, children, episodes, rng, speak)
         returned = tree.leaf_return[leaves]
         worth = control_values(tree, speak).values if values else np.full((tree.num_nodes, 2), np.nan)
@@ -270,6 +290,27 @@ def fit_sampled(
                 controller.update(batch)
         if on_update is not None:
             on_update(update, float(returned.mean()))
+
+
+def team_probs(tree: ControlTree, controllers: Mapping[str, Controller]) -> NDArray[np.float64]:
+    """Return P(SPEAK) of controllers, by seat name, at every node, shape (N,): a policy for ``tracer_env.exact``.
+
+    As ``speak_probs`` of ``policy_of_controllers``, but a controller that reads features only is asked once for all its
+    nodes.
+    """
+    probs = np.ones(tree.num_nodes)
+    for k, seat in enumerate(tree.seats):
+        nodes = np.flatnonzero(tree.may_skip & (tree.node_seat == k))
+        if not len(nodes):
+            continue
+        learned: object = controllers[seat.name]
+        if isinstance(learned, FeatureController):
+            probs[nodes] = learned.speak_probs(tree.features[nodes])
+            continue
+        for node in nodes:
+            key = tree.infosets[tree.node_infoset[node]][1]
+            probs[node] = controllers[seat.name].speak_prob(key, tree.features[node], (True, True))
+    return speak_probs(tree, probs)
 
 
 def policy_of_controllers(controllers: Mapping[str, Controller]) -> Callable[..., float]:
