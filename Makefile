@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-rllib test-benchmarl soak results performance model recordings lint clean
+.PHONY: controllers train test test-rllib test-benchmarl soak results performance model recordings lint clean
 
 # One installation for everything; pip's own settings (index, proxy, cache) are the user's.
 $(READY): pyproject.toml constraints.txt
@@ -37,6 +37,11 @@ soak: $(READY)  ## the long series
 
 results: $(READY)  ## re-make the figures of docs/results.md (hours)
 	$(BIN)/python benchmarks/results.py $(ARGS)
+
+controllers: $(READY)  ## re-make the tables of controllers and the plot of docs/results.md (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/controllers.py --ballot-train arithmetic-ballot-train \
+	  --ballot-test arithmetic-ballot-test --out runs/controllers.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/comparison.py --out runs/comparison.json --plot docs/images/controllers.svg
 
 performance: $(READY)  ## measure the speeds of docs/performance.md (some minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance.py $(ARGS)

@@ -38,7 +38,7 @@ from tracer_env.exact.evaluate import ExactFigures, Policy
 
 TRAIN, TEST = "recorded:arithmetic-train", "recorded:arithmetic-test"
 COST_SETTINGS = (0.0, 0.5, 1.0, 2.0, 4.0)
-MATCHED = (40.0, 60.0, 80.0)
+MATCHED = (60.0, 80.0)
 UPDATES, EPISODES = 60, 256
 
 Fit = Callable[[ControlTree, int], Callable[[ControlTree], Policy]]
@@ -162,7 +162,8 @@ def plot(
 
     figure = Figure(figsize=(8.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    for k, (name, points) in enumerate(curves.items()):
+    shown = {n: p for n, p in curves.items() if n == "regret_matching" or n not in MINIMISERS}  # else one on the other
+    for k, (name, points) in enumerate(shown.items()):
         ordered = sorted(points, key=lambda p: p["tokens"])
         marker = "o" if len(ordered) > 1 else "s"
         style = "-" if k < 10 else "--"
