@@ -256,7 +256,7 @@ def test_bad_settings():
     with pytest.raises(ConfigError, match="'outcome' is of kind 'trajectory'"):
         probing(rewards=OutcomeRewards())
     with pytest.raises(ConfigError, match="estimator"):
-        probing(estimator="exact")
+        probing(estimator="guess")
     with pytest.raises(ConfigError, match="probe_rate"):
         probing(probe_rate=0)
 
