@@ -34,25 +34,18 @@ from tracer_env.exact import (
     evaluate,
     pure_equilibria,
 )
+from tracer_env.metrics import bootstrap_interval
 from tracer_env.tasks.simulated import SimulatedTask, SimulatedTeam
 
 STARTS, ITERATIONS = 8, 300
 COST_SETTINGS = (0.0, 0.5, 2.0)
 """Reward units for a thousand generated tokens."""
-RESAMPLES = 10_000
 
 
 def tree_of(task: object, cost: float, abstraction: str, **rules: Any) -> ControlTree:
     """Return the tree of a game with a cost of generated tokens."""
     scheme = OutcomeRewards(costs=Costs(per_1k_tokens=cost))
     return build_tree(Game(task, rewards=scheme, abstraction=abstraction, **rules))  # type: ignore[arg-type]
-
-
-def interval(difference: np.ndarray, replicates: int, rng: np.random.Generator) -> list[float]:
-    """Return the 95 % bootstrap interval of a mean over questions; ``difference`` has one number a world."""
-    by_question = difference.reshape(-1, replicates).mean(axis=1)
-    counts = rng.multinomial(len(by_question), np.full(len(by_question), 1.0 / len(by_question)), size=RESAMPLES)
-    return [float(x) for x in np.quantile(counts @ by_question / len(by_question), [0.025, 0.975])]
 
 
 def equilibria_of(tree: ControlTree) -> dict[str, Any]:
@@ -88,7 +81,7 @@ def fit_row(
             "accuracy": mine.accuracy,
             "tokens": mine.tokens_per_question,
             "gap_to_test_optimum": best.team_return - mine.team_return,
-            "gap_ci95": interval(best.world_return - mine.world_return, replicates, np.random.default_rng(0)),
+            "gap_ci95": bootstrap_interval(best.world_return - mine.world_return, replicates, np.random.default_rng(0)),
         }
     return row
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 import tracer_env
-from tracer_env.exact import best_policy, build_tree, control_values, evaluate
+from tracer_agents.fit import fit_exact
+from tracer_env.exact import best_policy, build_tree, evaluate
 from tracer_env.exact.evaluate import ExactFigures, Policy
-from tracer_env.exact.tree import ControlTree
+from tracer_env.metrics import bootstrap_interval
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "learners"))
 
@@ -32,35 +33,6 @@ PPO = {  # an example and its steps
     "torchrl_mappo": 8_000,
     "tianshou_ppo": 12_000,
 }
-RESAMPLES = 10_000
-
-
-def regret_matching(tree: ControlTree, iterations: int) -> Policy:
-    """Return the reach-weighted average strategy of regret matching with exact control values.
-
-    All seats update at once; a set's increment is its values' advantage times the probability of being there.
-    """
-    regret = np.zeros((len(tree.infosets), 2))
-    speak_sum, reach_sum = np.zeros(len(tree.infosets)), np.zeros(len(tree.infosets))
-    for _ in range(iterations):
-        positive = np.maximum(regret, 0.0)
-        total = positive.sum(axis=1)
-        speak = np.divide(positive[:, 1], total, out=np.full(len(total), 0.5), where=total > 0.0)
-        at = control_values(tree, speak[tree.node_infoset])
-        speak_sum += at.infoset_reach * speak
-        reach_sum += at.infoset_reach
-        values = at.infoset_values
-        mean = (1.0 - speak) * values[:, 0] + speak * values[:, 1]
-        regret += at.infoset_reach[:, None] * (values - mean[:, None])
-    average = np.divide(speak_sum, reach_sum, out=np.full(len(reach_sum), 0.5), where=reach_sum > 0.0)
-    return {pair: float(p) for pair, p in zip(tree.infosets, average, strict=True)}
-
-
-def interval(values: np.ndarray, replicates: int, rng: np.random.Generator) -> list[float]:
-    """Return the 95 % bootstrap interval of a mean over questions; ``values`` has one number a world."""
-    by_question = values.reshape(-1, replicates).mean(axis=1)
-    counts = rng.multinomial(len(by_question), np.full(len(by_question), 1.0 / len(by_question)), size=RESAMPLES)
-    return [float(x) for x in np.quantile(counts @ by_question / len(by_question), [0.025, 0.975])]
 
 
 def row(name: str, seed: int | None, figures: ExactFigures, fitted: ExactFigures, seconds: float) -> dict[str, object]:
@@ -71,9 +43,9 @@ def row(name: str, seed: int | None, figures: ExactFigures, fitted: ExactFigures
         "seed": seed,
         "return_fit": fitted.team_return,
         "return": figures.team_return,
-        "return_ci95": interval(figures.world_return, 2, rng),
+        "return_ci95": bootstrap_interval(figures.world_return, 2, rng),
         "accuracy": figures.accuracy,
-        "accuracy_ci95": interval(figures.world_accuracy, 2, rng),
+        "accuracy_ci95": bootstrap_interval(figures.world_accuracy, 2, rng),
         "tokens": figures.tokens_per_question,
         "seconds": round(seconds, 1),
     }
@@ -107,7 +79,7 @@ def main() -> None:
         best = best_policy(trees[key][0])
         add(f"best exact ({key})", None, best.policy, time.perf_counter() - began, key)
         began = time.perf_counter()
-        learned = regret_matching(trees[key][0], args.iterations)
+        learned = fit_exact(trees[key][0], "regret_matching", iterations=args.iterations).average
         add(f"regret matching ({key})", None, learned, time.perf_counter() - began, key)
     for name, steps in PPO.items():
         for seed in range(args.seeds):

@@ -28,6 +28,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer_env.ballots import CLIP
 from tracer_env.dialogue import check_ballot
 from tracer_env.errors import ConfigError
 from tracer_env.recordings import Recording
@@ -38,7 +39,6 @@ __all__ = ["fit_ballot", "fit_logistic", "log_odds", "verdict_log_odds"]
 
 # shape legend: n observations, d columns, U = Q M proposals, V reviews of each
 
-_CLIP = 1e-3  # as tracer_env.ballots clips P(RIGHT)
 _STEPS = 100
 _TOLERANCE = 1e-10
 
@@ -95,7 +95,7 @@ def _checked(ballot: Ballot) -> Ballot:
 
 def _logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the log-odds of P(RIGHT) as the ballot reads it, shape (n,)."""
-    clipped = np.clip(p, _CLIP, 1.0 - _CLIP)
+    clipped = np.clip(p, CLIP, 1.0 - CLIP)
     return np.asarray(np.log(clipped / (1.0 - clipped)))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tracer_agents.controllers.minimisers import DiscountedRegretMatching
 from tracer_agents.controllers.table import FrozenController, TabularController
 from tracer_agents.errors import CertificateError
-from tracer_agents.fit import policy_of_controllers
+from tracer_agents.fit import team_probs
 from tracer_env.errors import MissingExtraError
 from tracer_env.exact import BestPolicy, CoarseGap, ControlTree, best_policy, coarse_gaps, deviation_gains, evaluate
 from tracer_env.types import Seat
@@ -180,7 +180,7 @@ def _measure(controllers: Mapping[str, TabularController], tree: ControlTree, ta
             f"there and like {next(iter(known), None)!r} here. Was it another abstraction or team?"
         )
     modes = {
-        mode: policy_of_controllers({name: FrozenController(c, mode) for name, c in controllers.items()})
+        mode: team_probs(tree, {name: FrozenController(c, mode) for name, c in controllers.items()})
         for mode in ("last", "average", "greedy")
     }
     counts = {len(c.history["profiles"]) for c in controllers.values()}

@@ -267,27 +267,23 @@ def fit_sampled(
         visited, controls, leaves, speak = _play(tree, controllers, children, episodes, rng, speak)
         returned = tree.leaf_return[leaves]
         worth = control_values(tree, speak).values if values else np.full((tree.num_nodes, 2), np.nan)
-        for name, controller in controllers.items():
-            batch = []
-            for depth in range(visited.shape[1]):
-                for e in np.flatnonzero(visited[:, depth] >= 0):
-                    node = int(visited[e, depth])
-                    seat, key = tree.infosets[tree.node_infoset[node]]
-                    if seat.name != name or not tree.may_skip[node]:
-                        continue
-                    batch.append(
-                        ControlValues(
-                            infoset=key,
-                            skip=float(worth[node, 0]),
-                            speak=float(worth[node, 1]),
-                            features=tree.features[node],
-                            speak_prob=float(speak[node]),
-                            control=int(controls[e, depth]),
-                            returned=float(returned[e]),
-                        )
-                    )
+        batches: dict[str, list[ControlValues]] = {name: [] for name in controllers}
+        for depth, e in np.argwhere((visited >= 0).T & tree.may_skip[visited.T]):
+            node = int(visited[e, depth])
+            seat, key = tree.infosets[tree.node_infoset[node]]
+            decision = ControlValues(
+                infoset=key,
+                skip=float(worth[node, 0]),
+                speak=float(worth[node, 1]),
+                features=tree.features[node],
+                speak_prob=float(speak[node]),
+                control=int(controls[e, depth]),
+                returned=float(returned[e]),
+            )
+            batches[seat.name].append(decision)
+        for name, batch in batches.items():
             if batch:
-                controller.update(batch)
+                controllers[name].update(batch)
         if on_update is not None:
             on_update(update, float(returned.mean()))
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from tracer_env.tasks.base import Task
 from tracer_env.types import Ballot, Role, Turn, Verdict
 
-__all__ = ["Tally", "same_answer", "tally", "verdict_weight"]
+__all__ = ["CLIP", "Tally", "same_answer", "tally", "verdict_weight"]
 
-_CLIP = 1e-3
-"""P(RIGHT) is clipped to [_CLIP, 1 - _CLIP]: one verdict cannot decide alone for ever."""
+CLIP = 1e-3
+"""P(RIGHT) is clipped to [CLIP, 1 - CLIP]: one verdict cannot decide alone for ever."""
 
 
 def same_answer(task: Task, a: str | None, b: str | None) -> bool:
@@ -32,7 +32,7 @@ def verdict_weight(ballot: Ballot, turn: Turn) -> float:
     p_right = turn.utterance.p_right
     if p_right is None:
         return ballot.verdict if turn.verdict is Verdict.RIGHT else -ballot.verdict
-    p_right = min(max(p_right, _CLIP), 1.0 - _CLIP)
+    p_right = min(max(p_right, CLIP), 1.0 - CLIP)
     return ballot.intercept + ballot.slope * math.log(p_right / (1.0 - p_right))
 
 

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tracer_env.types import DialogueState, Role
 
-__all__ = ["EpisodeMetrics", "accuracy_interval", "summarize"]
+__all__ = ["EpisodeMetrics", "accuracy_interval", "bootstrap_interval", "summarize"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,23 @@ def accuracy_interval(num_right: int, num_questions: int, z: float = 1.959963984
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap_interval(
+    values: NDArray[np.float64], replicates: int, rng: np.random.Generator, draws: int = 10_000
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a mean, by drawing questions with all their replicates together.
+
+    Args:
+        values: one number for each world of a recording, shape (questions x replicates,), replicates side by side.
+        replicates: of each question, at least 1.
+        rng: draws the questions.
+        draws: bootstrap samples.
+    """
+    by_question = values.reshape(-1, replicates).mean(axis=1)
+    counts = rng.multinomial(len(by_question), np.full(len(by_question), 1.0 / len(by_question)), size=draws)
+    low, high = np.quantile(counts @ by_question / len(by_question), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _rate(part: int, whole: int) -> float | None:

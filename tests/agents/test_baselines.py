@@ -34,9 +34,10 @@ from tracer_agents.controllers.thresholds import (
     ThresholdRule,
     fit_threshold,
 )
+from tracer_agents.fit import fit_sampled, policy_of_controllers
 from tracer_env import FEATURES, Game, Role, Seat
 from tracer_env.errors import ConfigError, UnknownNameError
-from tracer_env.exact import best_policy, build_tree, control_values, evaluate, sample_episodes
+from tracer_env.exact import best_policy, build_tree, control_values, evaluate
 from tracer_env.exact.evaluate import leaf_reach, speak_probs
 from tracer_env.infosets import ABSTRACTIONS, feature_vector, infoset_key
 from tracer_env.rewards import Costs, OutcomeRewards
@@ -60,35 +61,8 @@ def decision(control=None, returned=None, infoset="I", weight=1.0, speak_prob=No
     )  # fmt: skip
 
 
-def policy(controllers):
-    return lambda seat, key, row, mask: controllers[seat.name].speak_prob(key, row, mask)
-
-
 def everywhere(tree, controller):
     return {seat.name: controller for seat in tree.seats}
-
-
-def fit(tree, controllers, updates, episodes, seed=0):
-    """Train on sampled episodes with exact control values, as a live run would."""
-    rng = np.random.default_rng(seed)
-    for _ in range(updates):
-        probs = speak_probs(tree, policy(controllers))
-        at = control_values(tree, probs).values
-        leaves, nodes, controls = sample_episodes(tree, probs, episodes, rng)
-        batches = {name: [] for name in controllers}
-        for leaf, path, played in zip(leaves, nodes, controls, strict=True):
-            for node, control in zip(path, played, strict=True):
-                if node < 0 or not tree.may_skip[node]:
-                    continue
-                seat, key = tree.infosets[tree.node_infoset[node]]
-                batches[seat.name].append(
-                    ControlValues(
-                        infoset=key, skip=at[node, 0], speak=at[node, 1], features=tree.features[node],
-                        speak_prob=probs[node], control=int(control), returned=tree.leaf_return[leaf],
-                    )
-                )  # fmt: skip
-        for name, batch in batches.items():
-            controllers[name].update(batch)
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +175,8 @@ def test_training_on_a_game_is_deterministic_and_touches_no_global_generator(mak
     played = []
     for seed in (0, 0, 1):
         controllers = {seat.name: make() for seat in simulated.seats}
-        fit(simulated, controllers, updates=3, episodes=32, seed=seed)
-        played.append(speak_probs(simulated, policy(controllers)))
+        fit_sampled(simulated, controllers, updates=3, episodes=32, seed=seed)
+        played.append(speak_probs(simulated, policy_of_controllers(controllers)))
     assert (np.random.get_state()[1].tolist(), np.random.get_state()[2], random.getstate()) == before
     assert np.array_equal(played[0], played[1])
     assert not np.array_equal(played[0], played[2])
@@ -213,12 +187,12 @@ def test_learners_gain_on_a_simulated_team(simulated):
     best = best_policy(simulated).team_return
     assert evaluate(simulated, 1.0).team_return < best - 0.1
     q = {seat.name: QLearningController() for seat in simulated.seats}
-    fit(simulated, q, updates=80, episodes=64)
+    fit_sampled(simulated, q, updates=80, episodes=64, seed=0)
     greedy = {name: GreedyController(controller) for name, controller in q.items()}
-    assert evaluate(simulated, policy(greedy)).team_return > best - 0.05
+    assert evaluate(simulated, policy_of_controllers(greedy)).team_return > best - 0.05
     gates = {seat.name: ReinforceController() for seat in simulated.seats}
-    fit(simulated, gates, updates=80, episodes=128)
-    assert evaluate(simulated, policy(gates)).team_return > evaluate(simulated, 1.0).team_return + 0.02
+    fit_sampled(simulated, gates, updates=80, episodes=128, seed=0)
+    assert evaluate(simulated, policy_of_controllers(gates)).team_return > evaluate(simulated, 1.0).team_return + 0.02
 
 
 # --- Q-learning -----------------------------------------------------------------------------------------------------
@@ -253,7 +227,7 @@ def test_q_values_are_expected_returns_of_what_was_visited(simulated):
     """With the others frozen, Q(I, a) is the mean of U after (I, a): against the exact one."""
     learner = QLearningController(QLearningSettings(epsilon_decay=1.0))  # always at random
     controllers = {simulated.seats[0].name: learner, simulated.seats[1].name: FixedController(0.5)}
-    fit(simulated, controllers, updates=20, episodes=2000)
+    fit_sampled(simulated, controllers, updates=20, episodes=2000, seed=0)
     at, off = control_values(simulated, 0.5), []
     for row, (seat, key) in enumerate(simulated.infosets):
         if seat == simulated.seats[0] and key in learner.infosets and at.infoset_reach[row] > 0.05:
@@ -334,7 +308,7 @@ def brute_force(tree, feature):
     best = -math.inf
     for proposer, reviewer in product(rules[Role.PROPOSER], rules[Role.REVIEWER]):
         controller = ThresholdController(feature, proposer=proposer, reviewer=reviewer)
-        best = max(best, evaluate(tree, policy(everywhere(tree, controller))).team_return)
+        best = max(best, evaluate(tree, policy_of_controllers(everywhere(tree, controller))).team_return)
     return best
 
 
@@ -353,7 +327,7 @@ def test_the_fitted_threshold_is_the_best_by_brute_force_recorded(feature):
         found = fit_threshold(tree, feature)
         assert found.exhaustive
         assert found.team_return == pytest.approx(brute_force(tree, feature), abs=1e-12)
-        played = evaluate(tree, policy(everywhere(tree, found.controller))).team_return
+        played = evaluate(tree, policy_of_controllers(everywhere(tree, found.controller))).team_return
         assert played == pytest.approx(found.team_return, abs=1e-12)
         if (feature, first) == ("p_right", 4):  # reviews what was not reviewed, and again what was doubted
             assert found.controller.reviewer.unknown
@@ -363,7 +337,7 @@ def test_the_fitted_threshold_is_the_best_by_brute_force_recorded(feature):
 @pytest.mark.parametrize("feature", THRESHOLD_FEATURES)
 def test_the_fitted_return_is_what_the_controller_plays(recorded, feature):
     found = fit_threshold(recorded, feature, max_cuts=8)
-    exact = evaluate(recorded, policy(everywhere(recorded, found.controller))).team_return
+    exact = evaluate(recorded, policy_of_controllers(everywhere(recorded, found.controller))).team_return
     assert found.team_return == pytest.approx(exact, abs=1e-12)
     for fixed in (0.0, 1.0):  # never and always are among the rules
         assert found.team_return >= evaluate(recorded, fixed).team_return - 1e-12
@@ -461,7 +435,7 @@ def test_propose_review_revise_with_several_seats():
 
 def test_propose_review_revise_on_a_recording(recorded):
     """At most three utterances a question, and the exact leaves are those of the rule as it is written."""
-    figures = evaluate(recorded, policy(everywhere(recorded, make_fixed("propose_review_revise"))))
+    figures = evaluate(recorded, policy_of_controllers(everywhere(recorded, make_fixed("propose_review_revise"))))
     assert 2.0 <= figures.calls_per_question <= 3.0
     assert figures.team_return > evaluate(recorded, 0.0).team_return
 
@@ -573,6 +547,6 @@ def test_settings_out_of_range(settings, bad):
 def test_leaf_reach_of_a_deterministic_policy_is_what_thresholds_count(recorded):
     """The shortcut of the search (kept leaves) against the general forward pass, for one rule."""
     controller = ThresholdController("p_right", proposer=ThresholdRule(threshold=0.3, unknown=True), reviewer=ALWAYS)
-    reach = leaf_reach(recorded, speak_probs(recorded, policy(everywhere(recorded, controller))))
+    reach = leaf_reach(recorded, speak_probs(recorded, policy_of_controllers(everywhere(recorded, controller))))
     given = fit_threshold(recorded, "p_right", proposer=controller.proposer, reviewer=ALWAYS)
     assert given.team_return == pytest.approx(float(reach @ recorded.leaf_return), abs=1e-12)

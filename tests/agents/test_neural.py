@@ -23,9 +23,10 @@ from tracer_agents.controllers.neural import (
 )
 from tracer_agents.controllers.ppo import PPOController, PPOSettings, clipped_surrogate
 from tracer_agents.controllers.table import TabularController
+from tracer_agents.fit import fit_sampled, policy_of_controllers
 from tracer_env import FEATURES, Game
 from tracer_env.errors import ConfigError, UnknownNameError
-from tracer_env.exact import best_policy, build_tree, control_values, evaluate, sample_episodes
+from tracer_env.exact import best_policy, build_tree, evaluate
 from tracer_env.exact.evaluate import speak_probs
 from tracer_env.wrappers import scale_features
 
@@ -58,33 +59,6 @@ def decision(skip=0.0, speak=0.0, control=None, returned=None, weight=1.0, speak
         infoset="I", skip=skip, speak=speak, weight=weight, features=features(**given), speak_prob=speak_prob,
         control=control, returned=returned,
     )  # fmt: skip
-
-
-def policy(controllers):
-    return lambda seat, key, row, mask: controllers[seat.name].speak_prob(key, row, mask)
-
-
-def fit(tree, controllers, updates, episodes, seed=0):
-    """Train on sampled episodes with exact control values, as a live run would."""
-    rng = np.random.default_rng(seed)
-    for _ in range(updates):
-        probs = speak_probs(tree, policy(controllers))
-        at = control_values(tree, probs).values
-        leaves, nodes, controls = sample_episodes(tree, probs, episodes, rng)
-        batches = {name: [] for name in controllers}
-        for leaf, path, played in zip(leaves, nodes, controls, strict=True):
-            for node, control in zip(path, played, strict=True):
-                if node < 0 or not tree.may_skip[node]:
-                    continue
-                seat, key = tree.infosets[tree.node_infoset[node]]
-                batches[seat.name].append(
-                    ControlValues(
-                        infoset=key, skip=at[node, 0], speak=at[node, 1], features=tree.features[node],
-                        speak_prob=probs[node], control=int(control), returned=tree.leaf_return[leaf],
-                    )
-                )  # fmt: skip
-        for name, batch in batches.items():
-            controllers[name].update(batch)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +119,8 @@ def test_the_same_seed_gives_the_same_controller_and_no_global_generator_is_touc
     before, played = states(), []
     for seed in (0, 0, 1):
         controllers = {seat.name: make(seed) for seat in simulated.seats}
-        fit(simulated, controllers, updates=2, episodes=32, seed=seed)
-        played.append(speak_probs(simulated, policy(controllers)))
+        fit_sampled(simulated, controllers, updates=2, episodes=32, seed=seed)
+        played.append(speak_probs(simulated, policy_of_controllers(controllers)))
     assert states() == before
     assert np.array_equal(played[0], played[1])
     assert not np.array_equal(played[0], played[2])
@@ -155,7 +129,7 @@ def test_the_same_seed_gives_the_same_controller_and_no_global_generator_is_touc
 @every_learner
 def test_many_at_once_is_one_after_the_other(make, simulated):
     controllers = {seat.name: make() for seat in simulated.seats}
-    fit(simulated, controllers, updates=2, episodes=32)
+    fit_sampled(simulated, controllers, updates=2, episodes=32, seed=0)
     rows = simulated.features[simulated.may_skip]
     learned = controllers["proposer_0"]
     single = [learned.speak_prob("I", row, FREE) for row in rows]
@@ -292,9 +266,12 @@ def test_ppo_gains_on_a_simulated_team(simulated, shared):
     controllers = {
         seat.name: one if shared or not k else PPOController(seed=k) for k, seat in enumerate(simulated.seats)
     }
-    fit(simulated, controllers, updates=100, episodes=64)
+    fit_sampled(simulated, controllers, updates=100, episodes=64, seed=0)
     assert one.updates == (200 if shared else 100)  # one update a call, one call a seat
-    assert evaluate(simulated, policy(controllers)).team_return > evaluate(simulated, 1.0).team_return + 0.05
+    assert (
+        evaluate(simulated, policy_of_controllers(controllers)).team_return
+        > evaluate(simulated, 1.0).team_return + 0.05
+    )
 
 
 # --- reservoirs -----------------------------------------------------------------------------------------------------
@@ -416,14 +393,14 @@ def test_the_advantage_network_is_near_the_table_where_a_table_is_feasible(simul
         seat.name: AdvantageNetwork(AdvantageSettings(hidden=(32,), steps=50, learning_rate=0.01), seed=k)
         for k, seat in enumerate(simulated.seats)
     }
-    fit(simulated, learners, updates=30, episodes=64)
+    fit_sampled(simulated, learners, updates=30, episodes=64, seed=0)
     table = {seat.name: TabularController() for seat in simulated.seats}
-    fit(simulated, table, updates=30, episodes=64)
+    fit_sampled(simulated, table, updates=30, episodes=64, seed=0)
     best = best_policy(simulated).team_return
-    assert evaluate(simulated, policy(table)).team_return > best - 0.02
-    assert evaluate(simulated, policy(learners)).team_return > best - 0.02
+    assert evaluate(simulated, policy_of_controllers(table)).team_return > best - 0.02
+    assert evaluate(simulated, policy_of_controllers(learners)).team_return > best - 0.02
     average = {name: SnapshotAverage(learner) for name, learner in learners.items()}
-    assert evaluate(simulated, policy(average)).team_return > best - 0.03
+    assert evaluate(simulated, policy_of_controllers(average)).team_return > best - 0.03
 
 
 # --- regression -----------------------------------------------------------------------------------------------------
@@ -475,10 +452,12 @@ def test_a_linear_basis_cannot_learn_what_a_quadratic_one_can():
 def test_the_regression_gains_on_a_simulated_team(simulated):
     for play in ("matching", "greedy"):
         learners = {s.name: RegretRegression(RegretRegressionSettings(play=play)) for s in simulated.seats}
-        fit(simulated, learners, updates=15, episodes=64)
-        assert evaluate(simulated, policy(learners)).team_return > best_policy(simulated).team_return - 0.03
+        fit_sampled(simulated, learners, updates=15, episodes=64, seed=0)
+        assert (
+            evaluate(simulated, policy_of_controllers(learners)).team_return > best_policy(simulated).team_return - 0.03
+        )
     silent = {seat.name: FixedController(0.0) for seat in simulated.seats}
-    assert evaluate(simulated, policy(silent)).team_return < best_policy(simulated).team_return - 0.2
+    assert evaluate(simulated, policy_of_controllers(silent)).team_return < best_policy(simulated).team_return - 0.2
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Metrics (method.md, section 6), by hand, and the interval against a closed form."""
 
+import numpy as np
 import pytest
 from toy import SKIP, play_script, speak, toy_game
 
 from tracer_env import accuracy_interval, summarize
+from tracer_env.metrics import bootstrap_interval
 
 
 def final(gold, *script):
@@ -54,3 +56,14 @@ def test_wilson_interval_solves_its_equation():
     for right, n in ((0, 10), (7, 10), (333, 512), (512, 512)):
         for bound in accuracy_interval(right, n):
             assert (right / n - bound) ** 2 == pytest.approx(z * z * bound * (1 - bound) / n, abs=1e-12)
+
+
+def test_bootstrap_interval_draws_questions_with_their_replicates():
+    rng = np.random.default_rng(0)
+    together = np.repeat(rng.normal(size=400), 2)  # replicates that tell nothing new
+    low, high = bootstrap_interval(together, 2, np.random.default_rng(1))
+    half = 1.96 * together[::2].std() / np.sqrt(400)
+    assert (low, high) == pytest.approx((together.mean() - half, together.mean() + half), abs=0.01)
+    apart = bootstrap_interval(together, 1, np.random.default_rng(1))
+    assert apart[1] - apart[0] < 0.8 * (high - low)  # as if they were independent
+    assert bootstrap_interval(np.full(6, 0.5), 3, rng) == (0.5, 0.5)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tracer_env.errors import ConfigError
 from tracer_env.exact.evaluate import Policy, control_values, leaf_reach, speak_probs
-from tracer_env.exact.search import EXHAUSTIVE_SETS, choice_sets, needs_of, returns_of_all
+from tracer_env.exact.search import EXHAUSTIVE_SETS, needs_of, needs_of_every_policy, returns_of_all
 from tracer_env.exact.tree import ControlTree
 
 __all__ = ["CoarseGap", "PureEquilibria", "coarse_gaps", "deviation_gains", "pure_equilibria"]
@@ -85,13 +85,7 @@ def pure_equilibria(tree: ControlTree) -> PureEquilibria:
     Raises:
         ConfigError: if the abstraction has more information sets with a choice than can be tried.
     """
-    sets = choice_sets(tree)
-    if len(sets) > EXHAUSTIVE_SETS:
-        raise ConfigError(
-            f"the abstraction has {len(sets)} information sets with a choice; all policies can be tried up to "
-            f"{EXHAUSTIVE_SETS}. Use 'paper' or 'round', or fewer rounds."
-        )
-    needs = needs_of(tree, sets)
+    sets, needs = needs_of_every_policy(tree)
     returns = returns_of_all(needs, needs.value, len(sets))
     numbers = np.arange(len(returns))
     stable = np.ones(len(returns), dtype=np.bool_)

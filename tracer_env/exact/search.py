@@ -115,13 +115,7 @@ def policy_frontier(tree: ControlTree) -> list[FrontierPoint]:
     Raises:
         ConfigError: if the abstraction has too many sets to try every policy.
     """
-    sets = choice_sets(tree)
-    if len(sets) > EXHAUSTIVE_SETS:
-        raise ConfigError(
-            f"abstraction {tree.abstraction!r} has {len(sets)} information sets with a choice here; all policies are "
-            f"tried up to {EXHAUSTIVE_SETS}. Use 'paper' or 'round', or fewer rounds."
-        )
-    needs = needs_of(tree, sets)
+    sets, needs = needs_of_every_policy(tree)
     accuracy = returns_of_all(needs, needs.accuracy, len(sets))
     tokens = returns_of_all(needs, needs.tokens, len(sets))
     hull: list[int] = []
@@ -201,6 +195,21 @@ def needs_of(tree: ControlTree, sets: list[int], weight: NDArray[np.float64] | N
         return np.bincount(row, weights=weight * values, minlength=len(both)).astype(np.float64)
 
     return LeafNeeds(both[:, 0], both[:, 1], total(tree.leaf_return), total(tree.leaf_correct), total(tree.leaf_tokens))
+
+
+def needs_of_every_policy(tree: ControlTree) -> tuple[list[int], LeafNeeds]:
+    """Return the sets with a choice and what leaves need of them, to try all policies (``returns_of_all``).
+
+    Raises:
+        ConfigError: if the abstraction has more of them than can be tried.
+    """
+    sets = choice_sets(tree)
+    if len(sets) > EXHAUSTIVE_SETS:
+        raise ConfigError(
+            f"abstraction {tree.abstraction!r} has {len(sets)} information sets with a choice here; all policies are "
+            f"tried up to {EXHAUSTIVE_SETS}. Use 'paper' or 'round', or fewer rounds."
+        )
+    return sets, needs_of(tree, sets)
 
 
 def returns_of_all(needs: LeafNeeds, values: NDArray[np.float64], num_sets: int) -> NDArray[np.float64]:
