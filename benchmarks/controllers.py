@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tracer_agents.controllers.minimisers import MINIMISERS
+from tracer_agents.controllers.minimisers import NO_REGRET
 from tracer_agents.controllers.table import TabularController
 from tracer_agents.fit import best_start
 from tracer_agents.records import software
@@ -105,8 +105,8 @@ def on_recordings(train_task: str, test_task: str, abstraction: str, cost: float
         "train_optimum_on_test": evaluate(test, optima[0].policy).team_return,
         "fixed": fixed,
         "equilibria": [equilibria_of(train), equilibria_of(test)],
-        "fits": [fit_row(name, train, optima[0], test, optima[1]) for name in MINIMISERS],
-        "fits_on_test": [fit_row(name, test, optima[1], None, None) for name in MINIMISERS],
+        "fits": [fit_row(name, train, optima[0], test, optima[1]) for name in NO_REGRET],
+        "fits_on_test": [fit_row(name, test, optima[1], None, None) for name in NO_REGRET],
     }
 
 
@@ -129,14 +129,14 @@ def random_team(seed: int) -> SimulatedTeam:
 
 def on_simulated_teams(count: int, abstraction: str, cost: float = 0.5) -> dict[str, Any]:
     """Fit on random teams, and compare with the best policy of the abstraction."""
-    gaps: dict[str, list[float]] = {name: [] for name in MINIMISERS}
-    single: dict[str, list[float]] = {name: [] for name in MINIMISERS}
-    deviations: dict[str, list[float]] = {name: [] for name in MINIMISERS}
+    gaps: dict[str, list[float]] = {name: [] for name in NO_REGRET}
+    single: dict[str, list[float]] = {name: [] for name in NO_REGRET}
+    deviations: dict[str, list[float]] = {name: [] for name in NO_REGRET}
     for seed in range(count):
         tree = tree_of(SimulatedTask(random_team(seed)), cost, abstraction, rounds=5)
         optimum = best_policy(tree)
         assert optimum.proven
-        for name in MINIMISERS:
+        for name in NO_REGRET:
             fit, returns = best_start(tree, name, starts=range(STARTS), iterations=ITERATIONS)
             gaps[name].append(optimum.team_return - max(returns))
             single[name] += [optimum.team_return - x for x in returns]
@@ -154,7 +154,7 @@ def on_simulated_teams(count: int, abstraction: str, cost: float = 0.5) -> dict[
                 "single_gap_worst": float(np.max(single[name])),
                 "deviation_gain_worst": float(np.max(deviations[name])),
             }
-            for name in MINIMISERS
+            for name in NO_REGRET
         ],
     }
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer_agents.controllers.minimisers import DiscountedRegretMatching
+from tracer_agents.controllers.minimisers import DiscountedRegretMatching, GeometricRegretMatching
 from tracer_agents.controllers.table import FrozenController, TabularController
 from tracer_agents.errors import CertificateError
 from tracer_agents.fit import team_probs
@@ -30,6 +30,9 @@ NOT_CERTIFIED = (
     "Not certified: that the values of the controls are right (estimators are certified apart), counterfactual regret, "
     "equilibrium, or team optimality; the bounds are about each information set on the sequence it has visited."
 )
+
+DISCOUNTED = (DiscountedRegretMatching, GeometricRegretMatching)
+"""Algorithms that promise something about their discounted regret."""
 
 _SLACK = 1e-9
 """Rounding: relative to the bound, and absolute in reward units."""
@@ -94,11 +97,16 @@ class Certificate:
     Attributes:
         minimiser: name of the algorithm.
         rows: one for each seat and information set that was learned.
+        promises: what the algorithm promises something about: ``"external"`` regret (G), its own ``"discounted"``
+            regret, or nothing (``"none"``).
+        stale: updates that merged increments of older strategies; with any, nothing is promised.
         game: what was measured on a game; None without one.
     """
 
     minimiser: str
     rows: tuple[Row, ...]
+    promises: str
+    stale: int = 0
     game: CertifiedGame | None = None
 
     @property
@@ -111,6 +119,8 @@ class Certificate:
         return {
             "minimiser": self.minimiser,
             "holds": self.holds,
+            "promises": self.promises,
+            "stale": self.stale,
             "rows": [asdict(row) for row in self.rows],
             "game": None if self.game is None else asdict(self.game),
             "not_certified": NOT_CERTIFIED,
@@ -133,16 +143,25 @@ def certify(
     if not controllers:
         raise CertificateError("there are no controllers to certify.")
     rows = tuple(row for seat, controller in controllers.items() for row in _rows(seat, controller))
-    name = next(iter(controllers.values())).table.minimiser.name
-    return Certificate(minimiser=name, rows=rows, game=None if tree is None else _measure(controllers, tree, task))
+    table, stale = next(iter(controllers.values())).table, sum(c.stale for c in controllers.values())
+    discounted = isinstance(table.minimiser, DISCOUNTED)
+    promises = "discounted" if discounted else "none" if table.bound() is None else "external"
+    return Certificate(
+        minimiser=table.minimiser.name,
+        rows=rows,
+        promises="none" if stale else promises,
+        stale=stale,
+        game=None if tree is None else _measure(controllers, tree, task),
+    )
 
 
 def _rows(seat: str, controller: TabularController) -> Iterator[Row]:
-    columns, bounds = controller.table.columns, controller.table.bound()
+    columns, bounds = controller.table.columns, controller.bounds()
     regrets = columns["external_regret"].max(axis=1)
     kept = np.ones(len(regrets), dtype=np.bool_) if bounds is None else _within(regrets, bounds)
     minimiser = controller.table.minimiser
-    if isinstance(minimiser, DiscountedRegretMatching):  # promises something about its discounted regret
+    if isinstance(minimiser, DISCOUNTED) and not controller.stale:
+        # what these promise is about their discounted regret
         kept &= _within(columns["discounted_regret"].max(axis=1), minimiser.discounted_bound(columns))
     for k, infoset in enumerate(controller.infosets):
         if not columns["updates"][k]:

@@ -451,7 +451,7 @@ def certify_command(args: argparse.Namespace) -> int:
     from tracer_agents.controllers.storage import load_controllers
     from tracer_agents.errors import RunDirectoryError
     from tracer_agents.records import read_json_object
-    from tracer_agents.report import print_certificate
+    from tracer_agents.report import print_certificate, print_cotraining
     from tracer_env.exact import build_tree
 
     run = Path(args.run)
@@ -470,6 +470,10 @@ def certify_command(args: argparse.Namespace) -> int:
         print(json.dumps(certificate.to_json(), indent=1))
     else:
         print_certificate(certificate)
+        if (run / "summary.json").is_file():
+            summary = read_json_object(run / "summary.json", problem, RunDirectoryError)
+            if "cotraining_regret" in summary:
+                print_cotraining(summary["cotraining_regret"])
     return 0 if certificate.holds else 1
 
 

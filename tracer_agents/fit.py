@@ -67,8 +67,8 @@ class ExactFit:
     Attributes:
         tree: what it was fitted on.
         table: regrets of the tree's information sets, row by row.
-        history: by name as in ``TabularController``, float64, shape (n, I): ``profiles``, the joint play, and
-            ``regret`` and ``bound`` after each iteration.
+        history: by name as in ``TabularController``, float64, shape (n, I): ``profiles``, the joint play,
+            ``differences``, the values' ones, and ``regret`` and ``bound`` after each iteration.
         weighting: of the increments.
         start: seed of the default strategies; None is uniform.
     """
@@ -160,6 +160,7 @@ def fit_exact(
         for rows in groups:
             increments, reach = _increments(tree, table.strategy, weighting)
             learned = rows[reach[rows] > 0.0] if weighting == "visit" else rows
+            history["differences"][t, rows] = increments[rows, 1] - increments[rows, 0]
             table.update(learned, increments[learned], reach[learned], np.ones(len(learned)))
         history["regret"][t] = table.columns["external_regret"].max(axis=1)
         if (bound := table.bound()) is not None:

@@ -288,13 +288,29 @@ def print_certificate(certificate: Certificate) -> None:
     broken = sum(not row.holds for row in certificate.rows)
     if broken:
         console.print(f"BROKEN: {broken} of {len(certificate.rows)} rows exceed what the algorithm promises.")
-    elif any(row.bound is not None for row in certificate.rows):
+    elif certificate.promises == "external":
         console.print(f"All {len(certificate.rows)} bounds hold.")
-    else:
+    elif certificate.promises == "discounted":
         console.print("This algorithm promises nothing about G; its bound on the discounted regret holds.")
+    elif certificate.stale:
+        console.print(
+            f"Approximate: {certificate.stale} updates merged stale increments, so that no bound is promised."
+        )
+    else:
+        console.print("This algorithm promises nothing about G: it forgets.")
     if certificate.game is not None:
         _print_game(console, certificate.game)
     console.print(NOT_CERTIFIED)
+
+
+def print_cotraining(regret: Mapping[str, float]) -> None:
+    """Print how the team followed its values while the generators learned; see ``tracer_agents.drift``."""
+    Console().print(
+        f"While the generators learned ({regret['updates']:.0f} updates, {regret['decisions']:,.0f} decisions), regret "
+        f"per decision was {regret['external']:.3g} against the best control throughout, {regret['windowed']:.3g} in "
+        f"the worst {regret['window']:.0f} updates in a row, and {regret['dynamic']:.3g} against the better control of "
+        "each update (noise counts as hindsight). No bound holds for the last two."
+    )
 
 
 def _print_game(console: Console, game: CertifiedGame) -> None:

@@ -7,11 +7,12 @@ import pytest
 
 from tracer_agents import cli
 from tracer_agents.certify import NOT_CERTIFIED, certify, plot_regret
-from tracer_agents.controllers.minimisers import MINIMISERS
+from tracer_agents.controllers.minimisers import FORGETTING, MINIMISERS, NO_REGRET
 from tracer_agents.controllers.storage import save_controllers
 from tracer_agents.controllers.table import TabularController
 from tracer_agents.errors import CertificateError
 from tracer_agents.fit import fit_exact
+from tracer_agents.report import print_certificate
 from tracer_env import Costs, Game, OutcomeRewards
 from tracer_env.exact import best_policy, build_tree, coarse_gaps, deviation_gains, evaluate
 
@@ -52,16 +53,16 @@ def test_rows_of_every_minimiser(minimiser):
         assert row.regret == controller.column("external_regret")[k].max()
         assert row.updates == controller.column("updates")[k] > 0
         assert row.bound == controller.bound(row.infoset)
-        assert (row.bound is None) == (row.ratio is None) == (minimiser == "discounted")
+        assert (row.bound is None) == (row.ratio is None) == (minimiser == "discounted" or minimiser in FORGETTING)
         if row.bound:
             assert row.ratio == row.regret / row.bound <= 1.0 + 1e-9
 
 
-@pytest.mark.parametrize("minimiser", MINIMISERS)
+@pytest.mark.parametrize("minimiser", [*NO_REGRET, "geometric"])
 def test_a_broken_promise_is_seen(minimiser):
     controllers = fit_exact(tree_of(), minimiser, iterations=30).controllers()
     table = controllers["reviewer_0"].table
-    name = "discounted_regret" if minimiser == "discounted" else "external_regret"
+    name = "discounted_regret" if minimiser in ("discounted", "geometric") else "external_regret"
     row = int(np.argmax(table.columns["updates"]))
     table.columns[name][row, 0] = 1.0 + (100.0 if table.bound() is None else table.bound()[row])
     certificate = certify(controllers)
@@ -171,3 +172,27 @@ def test_bad_input(fitted, tmp_path, capsys):
     ):
         assert tracer(*words) == 1, words
         assert message in capsys.readouterr().err, words
+
+
+def test_what_is_promised_and_what_is_not(tmp_path, capsys):
+    for minimiser, promises, sentence in [
+        ("hedge", "external", "bounds hold"),
+        ("geometric", "discounted", "bound on the discounted regret holds"),
+        ("windowed", "none", "it forgets"),
+    ]:
+        certificate = certify(fit_exact(tree_of(), minimiser, iterations=10).controllers())
+        assert (certificate.promises, certificate.stale, certificate.holds) == (promises, 0, True)
+        print_certificate(certificate)
+        assert sentence in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("minimiser", ["regret_matching", "discounted"])
+def test_asynchronous_merging_is_labelled_approximate(minimiser, capsys):
+    learner = TabularController(minimiser)
+    old = learner.increments_of(["proposer|x"], np.array([[0.0, 1.0]]), np.ones(1))
+    for _ in range(2):
+        learner.apply([old], asynchronous=True)
+    certificate = certify({"proposer_0": learner})
+    assert (certificate.promises, certificate.stale, certificate.rows[0].bound) == ("none", 1, None)
+    print_certificate(certificate)
+    assert "Approximate: 1 updates merged stale increments" in " ".join(capsys.readouterr().out.split())

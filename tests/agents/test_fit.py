@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from drawn import draw_recordings
 
-from tracer_agents.controllers.minimisers import MINIMISERS
+from tracer_agents.controllers.minimisers import FORGETTING, MINIMISERS, NO_REGRET
 from tracer_agents.controllers.table import TabularController
 from tracer_agents.fit import best_start, fit_exact, fit_sampled, policy_of_controllers
 from tracer_env import Costs, Game, OutcomeRewards
@@ -82,14 +82,14 @@ def test_bounds_hold_and_profiles_are_the_play(minimiser, weighting, start):
                 regret[:, c] += np.bincount(tree.node_infoset, weights=gain, minlength=len(tree.infosets))
     if weighting == "visit":
         assert fit.table.columns["external_regret"] == pytest.approx(regret, abs=1e-10)
-    if minimiser == "discounted":
+    if minimiser == "discounted" or minimiser in FORGETTING:
         assert bound is None
     else:
         assert (fit.table.columns["external_regret"].max(axis=1) <= bound + 1e-12).all()
     assert fit.profiles[0] == pytest.approx(fit.table.columns["default"][:, 1], abs=1e-15)
 
 
-@pytest.mark.parametrize("minimiser", MINIMISERS)
+@pytest.mark.parametrize("minimiser", NO_REGRET)
 def test_the_best_of_eight_starts_is_near_the_optimum(minimiser):
     tree = simulated()
     fit, returns = best_start(tree, minimiser, starts=range(8), iterations=300)

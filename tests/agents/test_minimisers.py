@@ -1,6 +1,7 @@
 """Regret minimisers as mathematics: by hand, their bounds, what breaks them, parity with OpenSpiel, and merging."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer_agents.controllers.minimisers import (
+    FORGETTING,
     MINIMISERS,
+    NO_REGRET,
     DiscountedRegretMatching,
+    GeometricRegretMatching,
     Hedge,
     RegretMatching,
+    RestartedRegretMatching,
+    WindowedRegretMatching,
     make_minimiser,
     regret_matching_policy,
 )
@@ -52,6 +58,11 @@ BY_HAND = {
     "predictive": ([0.5, 1.0, 0.2, 0.0], [1.4, 0.0]),
     # d1 = 1/2, 1/2: R1 = (-1/4, 1/4), s2 = (0, 1), r2 = (1, 0): (3/4, 1/4) 2^1.5 / (2^1.5 + 1), s3 = (3/4, 1/4)
     "discounted": ([0.5, 1.0, 0.25, 0.0], None),
+    # r1 = (-1/2, 1/2), r2 = (1, 0), r3 = (2, 0) - 2 (1 - s3): fewer than 8 updates are regret matching's
+    "windowed": ([0.5, 1.0, 0.5, 0.0], None),
+    "restarted": ([0.5, 1.0, 0.5, 0.0], [1.5, -0.5]),
+    # R2 = 4/5 (-1/2, 1/2) + (1, 0) = (3/5, 2/5), s3 = (3/5, 2/5), r3 = (4/5, -6/5): R3 = (32/25, -22/25)
+    "geometric": ([0.5, 1.0, 0.4, 0.0], None),
 }
 
 
@@ -106,7 +117,8 @@ def test_weights_of_the_average(averaging, expected):
 @every_minimiser
 def test_usual_averages(name):
     assert RegretTable(name).averaging == {
-        "regret_matching": 0, "regret_matching_plus": 1, "discounted": 2, "predictive": 2, "hedge": 0
+        "regret_matching": 0, "regret_matching_plus": 1, "discounted": 2, "predictive": 2, "hedge": 0,
+        "windowed": 2, "geometric": 2, "restarted": 2,
     }[name]  # fmt: skip
 
 
@@ -123,17 +135,19 @@ def test_external_regret_never_exceeds_the_bound(name, default, sequence):
     if not sequence:
         return
     assert learner.column("external_regret")[0] == pytest.approx(regret, abs=1e-9)
-    if name == "discounted":
+    if name in ("discounted", "geometric"):
         bound = learner.table.minimiser.discounted_bound(learner.table.columns)[0]
         assert learner.bound("I") is None
         assert learner.column("discounted_regret").max() <= bound + 1e-9
+    elif name in FORGETTING:
+        assert learner.bound("I") is None
     else:
         assert regret.max() <= learner.bound("I") + 1e-9
     assert learner.average_strategy("I").sum() == pytest.approx(1.0)
     assert learner.current_strategy("I").min() >= 0.0
 
 
-@every_minimiser
+@pytest.mark.parametrize("name", NO_REGRET)
 def test_average_regret_vanishes_against_an_adversary(name):
     learner, rng = TabularController(name), np.random.default_rng(0)
     sequence, rounds = [], 3000
@@ -145,6 +159,45 @@ def test_average_regret_vanishes_against_an_adversary(name):
         sequence.append(values)
         learn(learner, [(*values, 1.0)])
     assert regret.max() / rounds < 0.04
+
+
+@pytest.mark.parametrize(
+    "minimiser", [WindowedRegretMatching(window=4), RestartedRegretMatching(period=4)], ids=lambda m: m.name
+)
+def test_what_is_forgotten_is_as_if_it_had_never_been(minimiser):
+    """After a stretch, only updates within reach of the memory matter: the strategy is regret matching's on those."""
+    rng = np.random.default_rng(0)
+    learner = TabularController(minimiser)
+    for t in range(1, 14):
+        strategy, values = learner.current_strategy("I"), rng.normal(size=2)
+        learn(learner, [(*values, 1.0)])
+        increments = [values - strategy @ values] if t == 1 else [*increments, values - strategy @ values]
+        kept = 4 if minimiser.name == "windowed" else (t - 1) % 4 + 1
+        expected = regret_matching_policy(np.sum(increments[-kept:], axis=0))
+        assert learner.current_strategy("I") == pytest.approx(expected, abs=1e-12)
+
+
+def test_memories_of_a_whole_run_are_plain_regret_matching():
+    learners = [
+        TabularController(m)
+        for m in ("regret_matching", WindowedRegretMatching(window=50), RestartedRegretMatching(period=50))
+    ]
+    for values in np.random.default_rng(1).normal(size=(50, 2)):
+        for learner in learners:
+            learn(learner, [(*values, 1.0)])
+        assert len({tuple(learner.current_strategy("I").round(9)) for learner in learners}) == 1
+
+
+@pytest.mark.parametrize("name", FORGETTING)
+def test_what_forgets_follows_a_change_sooner(name):
+    """After 100 updates in favour of SPEAK, SKIP is better for good."""
+    late = {}
+    for minimiser in ("regret_matching", name):
+        learner, late[minimiser] = TabularController(minimiser), 0
+        for t in range(250):
+            late[minimiser] += t >= 100 and learner.current_strategy("I")[1] > 0.5
+            learn(learner, [(*((0.0, 1.0) if t < 60 or (t % 2 and t < 100) else (1.0, 0.0)), 1.0)])
+    assert late[name] < late["regret_matching"] / 2
 
 
 def test_the_predictive_bound_is_small_where_nothing_changes():
@@ -203,10 +256,10 @@ def mutant(kind):
                 wrong[:, int(strategy[1] < 0.5)] = 0.0
             elif kind == "stale strategy":
                 wrong = (values - values @ Mutant.past[:, None]) * weights[:, None]
-            return type(made)(infosets=made.infosets, rows=made.rows, gains=wrong, weights=made.weights)
+            return replace(made, gains=wrong)
 
-        def apply(self, increments):
-            super().apply(increments)
+        def apply(self, increments, **settings):
+            super().apply(increments, **settings)
             if kind == "fixed strategy":
                 self.table.strategy[:] = 0.5
 
@@ -281,6 +334,37 @@ def test_a_sum_of_sums_would_not_be_the_same():
     assert math.fsum(gains) == math.fsum(gains[::-1])
 
 
+def test_stale_increments_are_refused_or_labelled():
+    learner = TabularController()
+    stale = learner.increments_of(["I"], np.array([[0.0, 1.0]]), np.ones(1))
+    learn(learner, [(0.0, 1.0, 1.0)])
+    before = learner.column("external_regret")
+    with pytest.raises(ConfigError, match="asynchronous=True, which is approximate"):
+        learner.apply([stale])
+    assert np.array_equal(learner.column("external_regret"), before)
+    assert (learner.version, learner.stale) == (1, 0)
+    learner.apply([stale], asynchronous=True)
+    assert (learner.version, learner.stale, learner.bound("I"), learner.bounds()) == (2, 1, None, None)
+    assert np.isnan(learner.history["bound"][-1]).all()
+    coming = replace(stale, version=7)
+    with pytest.raises(ConfigError, match=r"at updates \[7\]"):
+        learner.apply([coming], asynchronous=True)
+    learner.apply([learner.increments_of(["I"], np.array([[0.0, 1.0]]), np.ones(1))], asynchronous=True)
+    assert learner.stale == 1  # nothing was stale in this one
+
+
+def test_why_stale_increments_have_no_bound():
+    """All workers are always eight updates late, against values that follow the strategy."""
+    learner, on_the_way = TabularController(), []
+    for _ in range(400):
+        speak = learner.current_strategy("I")[1]
+        values = np.array([[float(speak > 0.5), float(speak <= 0.5)]])
+        on_the_way.append(learner.increments_of(["I"], values, np.ones(1)))
+        learner.apply([on_the_way[max(0, len(on_the_way) - 9)]], asynchronous=True)
+    assert learner.column("external_regret").max() > learner.table.bound()[0]  # what a fresh table would promise
+    assert learner.bound("I") is None
+
+
 # --- parity --------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +402,11 @@ def test_settings_are_checked():
         DiscountedRegretMatching(alpha=0.0, beta=1.0)
     with pytest.raises(ConfigError, match="gamma"):
         DiscountedRegretMatching(gamma=-1.0)
+    for wrong in (lambda: WindowedRegretMatching(window=0), lambda: RestartedRegretMatching(period=True)):
+        with pytest.raises(ConfigError, match="integer of at least 1"):
+            wrong()
+    with pytest.raises(ConfigError, match="below 1"):
+        GeometricRegretMatching(factor=1.0)
     with pytest.raises(UnknownNameError, match="'linear'"):
         TabularController(averaging="linar")
     with pytest.raises(ConfigError, match="at least 0"):

@@ -38,6 +38,7 @@ def save_controllers(path: str | os.PathLike[str], controllers: Mapping[str, Tab
         name: np.concatenate([c.column(name) for c in controllers.values()]) for name in first.table.columns
     }
     arrays["seats"] = np.array(list(controllers), dtype=np.str_)
+    arrays["stale"] = np.array([c.stale for c in controllers.values()], dtype=np.int64)
     for name in HISTORY:
         histories = [c.history[name] for c in controllers.values()]
         arrays[f"{name}_updates"] = np.array([len(history) for history in histories], dtype=np.int64)
@@ -94,15 +95,15 @@ def load_controllers(path: str | os.PathLike[str], seats: Sequence[str] | None =
             histories = {name: _histories(file, name) for name in HISTORY}
             columns = {name: file[name] for name in file.files}
             saved = [str(seat) for seat in file["seats"]]
+            stale = dict(zip(saved, file["stale"].tolist(), strict=True))
         made = {seat: _make(described) for seat in (saved if seats is None else seats)}
         unknown = {seat for seat, _ in keys} - set(made)
         if not unknown:
             for seat, controller in made.items():
                 rows = [k for k, (owner, _) in enumerate(keys) if owner == seat]
                 history = {name: histories[name].get(seat, []) for name in HISTORY}
-                controller.restore(
-                    [keys[k][1] for k in rows], {n: columns[n][rows] for n in controller.table.columns}, history
-                )
+                own = {name: columns[name][rows] for name in controller.table.columns}
+                controller.restore([keys[k][1] for k in rows], own, history, stale.get(seat, 0))
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"cannot read the controllers in {str(path)!r}: {error}") from error
     if unknown:

@@ -10,7 +10,8 @@ visited sequence: neither equilibrium nor team optimality, nor that the values a
 
 Workers: the strategy is frozen, each worker turns its visits into ``Increments``, and ``TabularController.apply`` adds
 up the increments of all of them, rounded once whatever their order and number, before it makes the one update. So any
-split of the visits over workers gives the same table, to the bit.
+split of the visits over workers gives the same table, to the bit. Increments that were made under an older strategy are
+refused, unless the update is called asynchronous; then the table is approximate, and no bound holds for it any more.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = ["AVERAGINGS", "HISTORY", "FrozenController", "Increments", "RegretTab
 AVERAGINGS: Mapping[str, float] = {"uniform": 0.0, "linear": 1.0, "quadratic": 2.0}
 """Weights of the strategy average by name: update t weighs t to this power."""
 
-HISTORY = ("profiles", "regret", "bound")
+HISTORY = ("profiles", "differences", "regret", "bound")
 """What a controller keeps of every update."""
 
 _SHARED: Mapping[str, tuple[int, ...]] = {
@@ -168,12 +169,14 @@ class Increments:
         rows: int64, shape (n,): the place of each visit's set in ``infosets``.
         gains: float64, shape (n, A): w (v(a) - sum_b s(b) v(b)).
         weights: float64, shape (n,): w.
+        version: how many updates the strategy s had had.
     """
 
     infosets: tuple[str, ...]
     rows: NDArray[np.int64]
     gains: NDArray[np.float64]
     weights: NDArray[np.float64]
+    version: int
 
 
 class TabularController:
@@ -185,8 +188,9 @@ class TabularController:
         table: the numbers; row k belongs to ``infosets[k]``.
         default_speak: P(SPEAK) where nothing was learned.
         history: what the certificate needs and no average tells, one array for each update, shape (sets known then,):
-            ``profiles``: P(SPEAK) that was played; ``regret`` and ``bound``: max_a G(a) and its bound afterwards (NaN
-            where the minimiser promises none).
+            ``profiles``: P(SPEAK) that was played; ``differences``: sum over the visits of w (v(SPEAK) - v(SKIP)), 0
+            without a visit; ``regret`` and ``bound``: max_a G(a) and its bound afterwards (NaN where none is promised).
+        stale: updates that took increments of an older strategy (asynchronous merging).
     """
 
     def __init__(
@@ -211,7 +215,13 @@ class TabularController:
         self.table = RegretTable(minimiser, averaging=averaging)
         self.default_speak = float(default_speak)
         self.history: dict[str, list[NDArray[np.float64]]] = {name: [] for name in HISTORY}
+        self.stale = 0
         self._rows: dict[str, int] = {}
+
+    @property
+    def version(self) -> int:
+        """How many updates were made."""
+        return len(self.history["profiles"])
 
     @property
     def infosets(self) -> tuple[str, ...]:
@@ -282,14 +292,28 @@ class TabularController:
         known = np.array([self._rows.get(key, -1) for key in place], dtype=np.int64)
         played = with_default[known][rows]
         gains = (values - (played * values).sum(axis=1, keepdims=True)) * weights[:, None]
-        return Increments(infosets=tuple(place), rows=rows, gains=gains, weights=weights)
+        return Increments(infosets=tuple(place), rows=rows, gains=gains, weights=weights, version=self.version)
 
-    def apply(self, increments: Sequence[Increments]) -> None:
+    def apply(self, increments: Sequence[Increments], *, asynchronous: bool = False) -> None:
         """Make one update of every information set that any worker has visited (a synchronous epoch).
 
         Args:
             increments: one for each worker, all made under the current strategy by a controller with this table.
+            asynchronous: take increments of older strategies, too. That is approximate: they are not orthogonal to
+                what is played now, so that no bound is promised any more, and ``stale`` counts the update.
+
+        Raises:
+            ConfigError: if increments were made under another strategy than the current one, or, asynchronously, under
+                one that is still to come.
         """
+        ages = [self.version - part.version for part in increments]
+        if any(age < 0 if asynchronous else age != 0 for age in ages):
+            raise ConfigError(
+                f"increments were made at updates {[part.version for part in increments]} of their strategy, and this "
+                f"controller has made {self.version}: freeze the strategy on all workers for an epoch, or merge with "
+                "asynchronous=True, which is approximate."
+            )
+        self.stale += any(ages)
         self.history["profiles"].append(self.table.strategy[:, 1].copy())
         new = dict.fromkeys(key for part in increments for key in part.infosets if key not in self._rows)
         if new:
@@ -297,15 +321,17 @@ class TabularController:
             self.table.grow(np.tile(self._default(), (len(new), 1)))
         places = [np.array([self._rows[key] for key in part.infosets], dtype=np.int64) for part in increments]
         visits = [place[part.rows] for place, part in zip(places, increments, strict=True) if len(part.rows)]
+        self.history["differences"].append(np.zeros(len(self.table)))
         if visits:
             self._update(np.concatenate(visits), increments)
-        bound = self.table.bound()
+        bound = self.bounds()
         self.history["regret"].append(self.table.columns["external_regret"].max(axis=1))
         self.history["bound"].append(np.full(len(self.table), np.nan) if bound is None else bound)
 
     def _update(self, rows: NDArray[np.int64], increments: Sequence[Increments]) -> None:
         by_visit = np.concatenate([np.column_stack([part.gains, part.weights]) for part in increments])
         touched, sums, counts = _exact_sums(rows, by_visit)
+        self.history["differences"][-1][touched] = sums[:, 1] - sums[:, 0]
         self.table.update(touched, sums[:, :2], sums[:, 2], counts)
 
     # --- what was learned -------------------------------------------------------------------------------------------
@@ -314,9 +340,16 @@ class TabularController:
         """Return a copy of one column; names as in ``RegretTable.columns``, shape (I, A) or (I,)."""
         return self.table.columns[name].copy()
 
+    def bounds(self) -> NDArray[np.float64] | None:
+        """Return what max_a G(a) cannot exceed, shape (I,); None when nothing is promised about it.
+
+        Nothing is when the minimiser promises nothing, or when stale increments were merged.
+        """
+        return None if self.stale else self.table.bound()
+
     def bound(self, infoset: str) -> float | None:
-        """Return what no control's external regret may exceed; None when the minimiser promises nothing about it."""
-        bounds = self.table.bound()
+        """Return what no control's external regret may exceed; None when nothing is promised about it."""
+        bounds = self.bounds()
         row = self._rows.get(infoset)
         return None if bounds is None else 0.0 if row is None else float(bounds[row])
 
@@ -325,8 +358,10 @@ class TabularController:
         infosets: Sequence[str],
         columns: Mapping[str, NDArray[np.float64]],
         history: Mapping[str, Sequence[NDArray[np.float64]]],
+        stale: int = 0,
     ) -> None:
-        """Replace the whole table and its history by saved ones."""
+        """Replace the whole table, its history and its count of stale updates by saved ones."""
+        self.stale = stale
         self._rows = {key: k for k, key in enumerate(infosets)}
         self.table.restore(columns)
         self.history = {name: [np.array(row, dtype=np.float64) for row in history[name]] for name in HISTORY}

@@ -29,6 +29,7 @@ from tracer_agents.config import TrainConfig
 from tracer_agents.controllers.fixed import make_fixed
 from tracer_agents.controllers.storage import load_controllers, save_controllers
 from tracer_agents.controllers.table import FrozenController, TabularController
+from tracer_agents.drift import cotraining_regret
 from tracer_agents.errors import CheckpointError, CollapseError, GeneratorError
 from tracer_agents.evaluate import evaluate_team, self_consistency, single_call
 from tracer_agents.interfaces import Controller, ControlValues, Group
@@ -235,6 +236,8 @@ class Training:
             self.run.append_episodes(episodes, "check", self.done)
             self._check_collapse(episodes)
             self._progress.step("look for collapse", 1, 1)
+        if self.config.trains_controllers and self.config.updates:
+            self.results["cotraining_regret"] = cotraining_regret(self.controllers)
         if not self.config.trains_controllers or not self.config.refit_updates:
             return
         self.controllers = {name: self._new_controller() for name in self.controllers}

@@ -18,7 +18,7 @@ __all__ = ["Columns", "RegretMinimiser", "normalised"]
 # shape legend: n rows (information sets), A = 2 controls (SKIP, SPEAK)
 
 Columns = Mapping[str, NDArray[np.float64]]
-"""Columns of some rows, by name: shape (n, A) or (n,)."""
+"""Columns of some rows, by name: shape (n, ...), for example (n, A) or (n,)."""
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class RegretMinimiser(Protocol):
 
     Attributes:
         name: its name in settings and files.
-        columns: its own columns, with their shapes behind n: ``(2,)`` or ``()``. All start at 0.
+        columns: its own columns, with their shapes behind n, for example ``(2,)`` or ``()``. All start at 0.
         averaging: the power p of its usual average, in which update t weighs t^p.
     """
 
