@@ -90,9 +90,8 @@ class TrainConfig(GspoConfig):
 
     layers: str = setting("both", "which layers learn: both, controllers or generators")
     estimator: str = setting("rollout", "value of a control: rollout (team return) or local (the paper's)")
-    minimiser: str = setting(
-        "regret_matching", "regret minimiser: regret_matching, regret_matching_plus, discounted, predictive or hedge"
-    )
+    continuations: int = setting(1, "M: how often rollout plays both controls on; values are means over them")
+    minimiser: str = setting("regret_matching", f"regret minimiser: {', '.join(MINIMISERS)}")
     averaging: str = setting("usual", "weights of the average strategy: uniform, linear, quadratic, or usual")
     updates: int = setting(6, "alternations of the two layers")
     questions_per_update: int = setting(48, "dialogues per update")
@@ -114,7 +113,7 @@ class TrainConfig(GspoConfig):
         """
         super().__post_init__()
         _at_least(self, updates=0, questions_per_update=1, refit_updates=0, refit_questions=1, eval_questions=1)
-        _at_least(self, max_new_tokens=1, batch_size=1, seed=0)
+        _at_least(self, max_new_tokens=1, batch_size=1, seed=0, continuations=1)
         if not 0.0 < self.probe_rate <= 1.0:
             raise ConfigError(f"probe_rate must be in (0, 1], not {self.probe_rate!r}.")
         if self.refit_updates == 1:
@@ -127,7 +126,16 @@ class TrainConfig(GspoConfig):
                 raise ConfigError(f"{f.name} must not be empty; leave it out for its default ({f.default}).")
         _one_of("layers", self.layers, ("both", "controllers", "generators"))
         _one_of("policies", self.policies, ("seat", "role"))
+        if self.estimator == "exact":
+            raise ConfigError(
+                "estimator 'exact' needs the complete control tree of every question, which a training run does not "
+                "have: record its team (tracer record --run DIR) and fit controllers on that (tracer fit)."
+            )
         _one_of("estimator", self.estimator, ("rollout", "local"))
+        if self.continuations > 1 and self.estimator != "rollout":
+            raise ConfigError(
+                f"estimator {self.estimator!r} plays nothing on, so continuations must be 1, not {self.continuations}."
+            )
         _one_of("minimiser", self.minimiser, tuple(MINIMISERS))
         _one_of("averaging", self.averaging, ("usual", *AVERAGINGS))
 

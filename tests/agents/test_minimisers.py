@@ -167,11 +167,11 @@ def test_average_regret_vanishes_against_an_adversary(name):
 def test_what_is_forgotten_is_as_if_it_had_never_been(minimiser):
     """After a stretch, only updates within reach of the memory matter: the strategy is regret matching's on those."""
     rng = np.random.default_rng(0)
-    learner = TabularController(minimiser)
+    learner, increments = TabularController(minimiser), []
     for t in range(1, 14):
         strategy, values = learner.current_strategy("I"), rng.normal(size=2)
         learn(learner, [(*values, 1.0)])
-        increments = [values - strategy @ values] if t == 1 else [*increments, values - strategy @ values]
+        increments.append(values - strategy @ values)
         kept = 4 if minimiser.name == "windowed" else (t - 1) % 4 + 1
         expected = regret_matching_policy(np.sum(increments[-kept:], axis=0))
         assert learner.current_strategy("I") == pytest.approx(expected, abs=1e-12)

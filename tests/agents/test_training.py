@@ -71,6 +71,9 @@ def test_summary_has_every_row_and_figure(finished):
         assert set(summary[row]) >= FIGURES
         assert summary[row]["num_questions"] == 12
     assert summary["after"]["speak_rates"]
+    followed = summary["cotraining_regret"]
+    assert followed["updates"] == 2
+    assert followed["dynamic"] >= max(followed["windowed"], followed["external"]) - 1e-9 > -1e-9
     assert {"after_sampled_average", "after_greedy_decoding", "trained_single_greedy"} <= summary.keys()
     assert summary["resumed_from_update"] is None
     assert (summary["seed"], summary["task"], summary["model"]) == (5, "arithmetic", "shipped")

@@ -308,11 +308,13 @@ class Training:
     ) -> list[Episode]:
         config = self.config
         seed = seed_of(config.seed, phase, update)
+        estimator = estimator or config.estimator
         probing = Probing(
             num_candidates=num_candidates,
-            estimator=estimator or config.estimator,
+            estimator=estimator,
             rewards=TracerRewards(),
             probe_rate=config.probe_rate,
+            continuations=config.continuations if estimator == "rollout" else 1,
         )
         first = (update - 1) * count
         if phase != "train":  # goes on where training stopped, so that its questions are fresh
@@ -462,6 +464,7 @@ def _team_stats(game: Game, episodes: Sequence[Episode]) -> dict[str, float]:
         "team_return": sum(game.team_return(s) for s in states) / n,
         "tokens_spent": sum(s.tokens_spent for s in states) / n,
         "tokens_generated": sum(e.tokens_generated for e in episodes) / n,
+        "branch_turns": sum(e.branch_turns for e in episodes) / n,
         "prompts_cut": sum(e.prompts_cut for e in episodes) / n,
         "truncated_texts": sum(e.truncated for e in episodes) / n,
     }
