@@ -42,6 +42,7 @@ controllers: $(READY)  ## re-make the tables of controllers and the plot of docs
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/controllers.py --ballot-train arithmetic-ballot-train \
 	  --ballot-test arithmetic-ballot-test --out runs/controllers.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/comparison.py --out runs/comparison.json --plot docs/images/controllers.svg
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.voting --out runs/voting.json
 
 performance: $(READY)  ## measure the speeds of docs/performance.md (some minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance.py $(ARGS)

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from tracer_agents.controllers.fixed import make_fixed
-from tracer_agents.controllers.minimisers import MINIMISERS
+from tracer_agents.controllers.fixed import GreedyController, make_fixed
+from tracer_agents.controllers.minimisers import NO_REGRET
 from tracer_agents.controllers.neural import AdvantageNetwork, RegretRegression
 from tracer_agents.controllers.ppo import PPOController
 from tracer_agents.controllers.q_learning import QLearningController
@@ -87,13 +87,13 @@ def optimal(tree: ControlTree, seed: int) -> Callable[[ControlTree], Policy]:
 LEARNERS: Mapping[str, tuple[str, Fit]] = {
     "best policy (paper)": ("paper", optimal),
     "best policy (history)": ("history", optimal),
-    **{name: ("paper", minimised(name)) for name in MINIMISERS},
+    **{name: ("paper", minimised(name)) for name in NO_REGRET},
     "regret_matching (history)": ("history", minimised("regret_matching")),
     "advantage network": ("paper", sampled(lambda seed: AdvantageNetwork(seed=seed), shared=True)),
     "regret regression": ("paper", sampled(lambda seed: RegretRegression())),
     "PPO, shared": ("paper", sampled(lambda seed: PPOController(seed=seed), shared=True, values=False)),
     "PPO, per seat": ("paper", sampled(lambda seed: PPOController(seed=seed), values=False)),
-    "Q-learning": ("paper", sampled(lambda seed: QLearningController(), values=False)),
+    "Q-learning": ("paper", sampled(lambda seed: QLearningController(), values=False, deploy=GreedyController)),
     "REINFORCE": ("paper", sampled(lambda seed: ReinforceController(), values=False)),
     "reference update": ("paper", sampled(lambda seed: ReferenceController(), deploy=ReferenceGreedy)),
     **{f"threshold on {feature}": ("paper", thresholded(feature)) for feature in THRESHOLD_FEATURES},
@@ -162,7 +162,7 @@ def plot(
 
     figure = Figure(figsize=(8.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    shown = {n: p for n, p in curves.items() if n == "regret_matching" or n not in MINIMISERS}  # else one on the other
+    shown = {n: p for n, p in curves.items() if n == "regret_matching" or n not in NO_REGRET}  # else one on the other
     for k, (name, points) in enumerate(shown.items()):
         ordered = sorted(points, key=lambda p: p["tokens"])
         marker = "o" if len(ordered) > 1 else "s"

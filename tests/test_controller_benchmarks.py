@@ -1,8 +1,12 @@
 """The scripts that compare controllers run, and their arithmetic is right."""
 
+import numpy as np
 import pytest
 
-from benchmarks import comparison, controllers
+from benchmarks import comparison, controllers, voting
+from tracer_env import Costs, Game, OutcomeRewards
+from tracer_env.exact import build_tree
+from tracer_env.types import Ballot
 
 
 def test_the_tables_of_controllers(monkeypatch, capsys):
@@ -45,6 +49,60 @@ def test_learners_fit_and_play_elsewhere(name, monkeypatch):
         build_tree(Game(f"simulated:{team}", abstraction=abstraction)) for team in ("default", "good-judge")
     )
     assert -1.0 <= evaluate(other, fit(fitted, 0)(other)).team_return <= 1.0
+
+
+def test_q_learning_is_deployed_greedily(monkeypatch):
+    monkeypatch.setattr(comparison, "UPDATES", 3)
+    monkeypatch.setattr(comparison, "EPISODES", 16)
+    tree = controllers.tree_of("simulated:default", 0.5, "paper")
+    assert set(comparison.LEARNERS["Q-learning"][1](tree, 0)(tree)) == {0.0, 1.0}
+
+
+@pytest.fixture(scope="module")
+def ballots():
+    """The first two questions of the ballot's test recording, four worlds each: (game, weights, trees by weights)."""
+    game = Game(voting.TEST, abstraction="ballot")
+    fitted, trees = Ballot(), {}
+    for method in voting.voting_methods(game.rules, fitted):
+        rewards = OutcomeRewards(costs=Costs(per_1k_tokens=voting.COST))
+        if method.ballot not in trees:
+            other = Game(game.task, abstraction="ballot", ballot=method.ballot, rewards=rewards)
+            trees[method.ballot] = build_tree(other, [other.task.question(w) for w in range(8)])
+    return game, fitted, trees
+
+
+def test_voting_methods_on_two_questions_by_hand(ballots):
+    game, fitted, trees = ballots
+    figures = voting.measure_methods(game.rules, fitted, dict(trees))
+    pool, each = game.task.recording.proposals, game.task.recording.manifest["proposals"]
+    rows = [q * each + 4 * replicate for q in range(2) for replicate in range(4)]  # the first of each world's four
+    one = figures["self_consistency_1"]
+    assert all(pool.answer[row] is not None for row in rows)
+    assert one.world_accuracy.tolist() == [float(pool.correct[row] == 1) for row in rows]
+    assert one.world_tokens.tolist() == [float(pool.tokens_out[row]) for row in rows]
+    assert one.team_return == pytest.approx(2 * one.accuracy - 1 - voting.COST * one.tokens_per_question / 1000)
+    assert len(figures) == 31
+
+
+def test_intervals_of_voting_draw_questions_and_pair_them(ballots, monkeypatch, capsys):
+    game, fitted, trees = ballots
+    assert voting.with_interval(np.repeat([0.0, 1.0], 4), 4) == (0.5, 0.0, 1.0)  # both draws are the same in 1 of 4
+    assert voting.with_interval(np.repeat([0.0, 1.0], 4), 1)[1] > 0.0
+    monkeypatch.setattr(voting, "STARTS", 2)
+    monkeypatch.setattr(voting, "ITERATIONS", 5)
+    tree = trees[fitted]
+    figures = voting.measure_methods(game.rules, fitted, dict(trees))
+    figures |= voting.fitted_policies({0.5: tree}, tree)
+    best = figures["policy_0.5"]
+    rows = [voting.row(name, mine, best, 4) for name, mine in figures.items()]
+    assert rows[-1]["accuracy_behind"] == rows[-1]["return_behind"] == (0.0, 0.0, 0.0)
+    assert rows[0]["return_behind"][0] == pytest.approx(best.team_return - figures["self_consistency_1"].team_return)
+    curve = voting.curve_of("adaptive_self_consistency", rows)
+    assert curve[0]["tokens"] == rows[0]["tokens"][0]
+    assert [len(voting.curve_of(family, rows)) for family in voting.FAMILIES] == [4, 7, 4, 19, 1]
+    voting.print_rows(rows, "policy_0.5")
+    voting.print_matched(rows)
+    assert capsys.readouterr().out.count("policy") >= 3
 
 
 def test_the_plot(tmp_path):
