@@ -1,5 +1,6 @@
 """Value estimators against exact values: bias, variance, cost; what is drawn when, and what a controller cannot see."""
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from toy import ToyTask
 
 from benchmarks import estimators as bench
 from tracer_agents.controllers.fixed import FixedController
+from tracer_agents.fit import policy_of_controllers
 from tracer_agents.generators.scripted import ScriptedGenerator
 from tracer_agents.rollout import Player, Probing, play
 from tracer_env import Action, Costs, Game, OutcomeRewards, Question, Role, TracerRewards
@@ -147,6 +149,24 @@ def test_continuations_leave_the_dialogue_as_it_is(scenes):
     assert values[0] != values[1]
 
 
+@pytest.mark.parametrize("played", [0.1, 0.9])
+def test_every_continuation_speaks_the_candidate_that_was_drawn_for_it(played):
+    """One candidate in four is right, at the last decision: of M continuations Binomial(M, 1/4) end right."""
+    k, m, count = 4, 3, 600
+    game = Game(ToyTask(), proposers=1, reviewers=0, rounds=2, rewards="outcome")
+    generator = Writer(lambda role, r, line, candidate: "7" if candidate == 0 and r else "8")
+    players = {s: Player(policy=s.name, controller=FixedController(played)) for s in game.rules.seats}
+    episodes = play(game, players, generator, [game.task.question(7)] * count, seed=2,
+                    probing=probing(num_candidates=k, continuations=m))  # fmt: skip
+    values = [d.values for e in episodes for d in e.decisions]
+    assert {v.skip for v in values} == {-1.0}
+    right = np.array([(v.speak + 1.0) / 2.0 * m for v in values])
+    assert len(right) == count
+    assert np.allclose(right, right.round())
+    assert right.mean() == pytest.approx(m / k, abs=5 * np.sqrt(m * 3 / 16 / count))
+    assert right.var() == pytest.approx(m * 3 / 16, rel=0.25)  # independent indices
+
+
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
@@ -174,11 +194,35 @@ def test_branches_turns_and_tokens_are_counted(m, speak_prob):
     assert lines == [20 * (1 + per_decision * max(r - 1, 0)) for r in range(rounds)]
 
 
+@pytest.mark.parametrize("m", [1, 3])
+def test_turns_of_other_seats_in_the_round_of_a_decision_are_not_counted(m):
+    team = {"proposers": 2, "reviewers": 2, "schedule": "simultaneous", "rounds": 3}
+    game = Game(SimulatedTask(SimulatedTeam(invalid=0.0)), rewards="outcome", **team)
+    players = {s: Player(policy=s.name, controller=FixedController(0.5)) for s in game.rules.seats}
+    (e,) = play(game, players, None, [game.task.question(0)], seed=0, probing=probing(continuations=m))
+    assert [d.round for d in e.decisions] == [1, 1, 2, 2]
+    # the decision's own turn, and after those of round 1 both turns of round 2
+    assert (e.branches, e.branch_turns) == (4 * (2 * m - 1), (2 * m - 1) * (3 + 3 + 1 + 1))
+
+
 def test_a_masked_turn_opens_no_branch():
     game = Game(SimulatedTask(SimulatedTeam(invalid=1.0)), rewards="outcome")  # every proposal is masked
     players = {s: Player(policy=s.name, controller=FixedController(0.5)) for s in game.rules.seats}
     (episode,) = play(game, players, None, [game.task.question(0)], seed=0, probing=probing(continuations=2))
     assert (episode.branches, episode.branch_turns) == (3 * 2, 3 * (4 + 2))
+
+
+def test_local_takes_rewards_and_costs_from_all_candidates():
+    task = ToyTask()
+    task.extract_answer = lambda text: text.split()[0]
+    game = Game(task, proposers=1, reviewers=0, rounds=2, rewards=OutcomeRewards(costs=Costs(per_1k_tokens=100.0)))
+    texts = ["8", "7 and more", "8 two"]  # 2, 4 and 3 tokens, the end of the text included
+    generator = Writer(lambda role, r, line, candidate: texts[candidate])
+    players = {s: Player(policy=s.name, controller=FixedController(0.5)) for s in game.rules.seats}
+    (e,) = play(game, players, generator, [game.task.question(7)], seed=0,
+                probing=probing(estimator="local", num_candidates=3))  # fmt: skip
+    (decision,) = e.decisions
+    assert decision.values.speak == pytest.approx((-1 + 1 - 1) / 3 - 0.1 * (2 + 4 + 3) / 3)
 
 
 def test_local_reads_all_candidates_of_a_recording_and_rollout_only_the_one_that_is_played():
@@ -271,6 +315,41 @@ class _Reader:
 
     def update(self, values):
         pass
+
+
+class _Spy(_Reader):
+    """A reader that notes what it was asked about."""
+
+    def __init__(self, seat, asked):
+        self.seat, self.asked = seat, asked
+
+    def speak_prob(self, infoset, features, mask):
+        self.asked.add((self.seat, infoset, features.tobytes()))
+        return super().speak_prob(infoset, features, mask)
+
+
+@pytest.mark.parametrize(("estimator", "m"), [("local", 1), ("rollout", 1), ("rollout", 2), ("exact", 1)])
+@pytest.mark.parametrize("name", ["simulated", "drawn", "simultaneous"])
+def test_lines_branches_and_recursion_show_a_controller_what_the_tree_does(scenes, name, estimator, m):
+    scene, asked = scenes[name], set()
+    tree, readers = scene.tree, {seat.name: _Spy(seat, asked) for seat in scene.game.rules.seats}
+    scene = copy(scene)
+    scene.team = {seat: Player(policy=seat.name, controller=readers[seat.name]) for seat in scene.game.rules.seats}
+    episodes, worlds = scene.play(40, estimator=estimator, continuations=m)
+    known = {
+        (*tree.infosets[row], features.tobytes())
+        for row, features, free in zip(tree.node_infoset, tree.features, tree.may_skip, strict=True)
+        if free
+    }
+    assert len(asked) > 5
+    assert asked <= known
+    if estimator == "exact":
+        at, nodes = control_values(tree, policy_of_controllers(readers)), bench.Nodes(scene.game, tree)
+        for episode, world in zip(episodes, worlds, strict=True):
+            visited = nodes.of(episode, world)
+            for d in episode.decisions:
+                expected = at.values[visited[d.round, d.seat]]
+                assert (d.values.skip, d.values.speak) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 class _Hidden(ToyTask):

@@ -17,7 +17,11 @@ _COLUMN = {feature.name: k for k, feature in enumerate(FEATURES)}
 
 
 class FixedController:
-    """Speaks with one probability at every information set; never below what the mask demands."""
+    """Speaks with one probability at every information set; never below what the mask demands.
+
+    Attributes:
+        probability: of SPEAK.
+    """
 
     def __init__(self, speak_prob: float) -> None:
         """Store the probability.
@@ -30,11 +34,11 @@ class FixedController:
         """
         if not 0.0 <= speak_prob <= 1.0:
             raise ConfigError(f"speak_prob must be in [0, 1], not {speak_prob!r}.")
-        self._speak_prob = float(speak_prob)
+        self.probability = float(speak_prob)
 
     def speak_prob(self, infoset: str, features: NDArray[np.float32], mask: tuple[bool, bool]) -> float:
         """Return the fixed probability; 1 when SKIP is masked."""
-        return self._speak_prob if mask[0] else 1.0
+        return self.probability if mask[0] else 1.0
 
     def update(self, values: Sequence[ControlValues]) -> None:
         """Learn nothing."""
@@ -51,6 +55,9 @@ class ProposeReviewRevise:
 
     A verdict shows in the votes, or by a known P(RIGHT). So an unparsable verdict without a P(RIGHT) does not show, and
     the next reviewer reviews again; and a revision that is unparsable under ``on_invalid="keep"`` is tried again.
+
+    Attributes:
+        first_proposals: valid proposals that are still first ones.
     """
 
     def __init__(self, first_proposals: int = 1) -> None:
@@ -65,7 +72,7 @@ class ProposeReviewRevise:
         """
         if isinstance(first_proposals, bool) or not isinstance(first_proposals, int) or first_proposals < 1:
             raise ConfigError(f"first_proposals must be an integer of at least 1, not {first_proposals!r}.")
-        self._first = first_proposals
+        self.first_proposals = first_proposals
 
     def speak_prob(self, infoset: str, features: NDArray[np.float32], mask: tuple[bool, bool]) -> float:
         """Return 0 or 1; 1 when SKIP is masked.
@@ -78,7 +85,7 @@ class ProposeReviewRevise:
         if np.shape(features) != (len(FEATURES),):
             raise ConfigError(f"the protocol reads {len(FEATURES)} features (tracer_env.FEATURES), not {features!r}.")
         seen = {name: float(features[k]) for name, k in _COLUMN.items()}
-        stands, unrevised = seen["answer_stands"] == 1.0, seen["proposals"] <= self._first
+        stands, unrevised = seen["answer_stands"] == 1.0, seen["proposals"] <= self.first_proposals
         if seen["is_reviewer"] == 1.0:
             reviewed = seen["votes"] != 0.0 or seen["p_right_known"] == 1.0
             return float(stands and unrevised and not reviewed and seen["is_last"] == 0.0)

@@ -8,19 +8,20 @@ everywhere and prefers nothing. Playing reads a frozen copy of the weights: one 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer_agents.controllers.states import State
 from tracer_env.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MLP", "Weights", "check_hidden", "forward", "load_torch"]
+__all__ = ["MLP", "Weights", "check_hidden", "forward", "load_torch", "load_training", "training_state"]
 
 # shape legend: n rows, F inputs, O outputs
 
@@ -98,3 +99,32 @@ def forward(weights: Weights, rows: NDArray[np.floating[Any]]) -> NDArray[np.flo
     for depth, (weight, bias) in enumerate(weights):
         out = (out if depth == 0 else np.maximum(out, 0.0)) @ weight + bias
     return out
+
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of each parameter
+
+
+def training_state(parameters: Sequence[torch.Tensor], optimiser: torch.optim.Adam) -> State:
+    """Return parameters and what Adam remembers of them; zeros before its first step, from which it would start."""
+    import torch
+
+    arrays: State = {}
+    for k, parameter in enumerate(parameters):
+        kept = optimiser.state.get(parameter) or {name: torch.zeros_like(parameter) for name in _MOMENTS[1:]}
+        arrays[f"parameter_{k}"] = parameter.detach().numpy().copy()
+        arrays[f"step_{k}"] = np.array(float(kept.get("step", 0.0)), dtype=np.float32)
+        for name in _MOMENTS[1:]:
+            arrays[f"{name}_{k}"] = kept[name].detach().numpy().copy()
+    return arrays
+
+
+def load_training(
+    parameters: Sequence[torch.Tensor], optimiser: torch.optim.Adam, state: Mapping[str, NDArray[Any]]
+) -> None:
+    """Take over what ``training_state`` has returned; other arrays of the state are left alone."""
+    import torch
+
+    with torch.no_grad():
+        for k, parameter in enumerate(parameters):
+            parameter.copy_(torch.tensor(state[f"parameter_{k}"]))
+            optimiser.state[parameter] = {name: torch.tensor(state[f"{name}_{k}"]) for name in _MOMENTS}

@@ -29,7 +29,7 @@ it is as good as the regression, and has no bound. "greedy" is follow the leader
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.controllers.batch import both_values, check_seed, feature_rows, weights_of
-from tracer_agents.controllers.networks import MLP, Weights, check_hidden, forward, load_torch
+from tracer_agents.controllers.networks import (
+    MLP,
+    Weights,
+    check_hidden,
+    forward,
+    load_torch,
+    load_training,
+    training_state,
+)
+from tracer_agents.controllers.states import State, check_state, load_stream, stream_state
+from tracer_agents.errors import CheckpointError
 from tracer_agents.interfaces import ControlValues
 from tracer_env import FEATURES
 from tracer_env.errors import ConfigError, UnknownNameError
@@ -93,6 +103,19 @@ class Reservoir:
             self._kept = larger
         self._kept[places[chosen]] = rows[chosen]  # of two that fall on one place the later one stays
         self.seen += len(rows)
+
+    def state(self, columns: int) -> State:
+        """Return what is kept and how it goes on, as arrays; C is told because an empty one does not know it."""
+        return {
+            "rows": self.rows.reshape(-1, columns).copy(),
+            "seen": np.array(self.seen, dtype=np.int64),
+            "stream": stream_state(self._rng),
+        }
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what ``state`` has returned; other arrays of it are left alone."""
+        self._kept, self.seen = state["rows"].copy(), int(state["seen"])
+        load_stream(self._rng, state["stream"])
 
 
 # --- Deep CFR --------------------------------------------------------------------------------------------------------
@@ -253,6 +276,52 @@ class AdvantageNetwork:
         elif (place := int(self._snapshot_rng.integers(0, self.updates))) < self.settings.snapshots:
             self._snapshots[place] = self.updates, weights
 
+    def state(self) -> State:
+        """Return all that was learned, as arrays: ``load_state`` goes on from it."""
+        known = [] if self.loss is None else [self.loss]
+        arrays: State = {
+            "updates": np.array(self.updates, dtype=np.int64),
+            "loss": np.array(known, dtype=np.float64),
+            "generator": self._generator.get_state().numpy().copy(),
+            "snapshot_stream": stream_state(self._snapshot_rng),
+            "snapshots": np.array([t for t, _ in self._snapshots], dtype=np.int64),
+        }
+        for k, parameter in enumerate(self._network.parameters()):
+            kept = [weights[k // 2][k % 2] for _, weights in self._snapshots]
+            arrays[f"snapshot_{k}"] = np.array(kept, dtype=np.float64).reshape(-1, *parameter.shape)
+        memory = self.memory.state(len(FEATURES) + 3)
+        return arrays | memory | training_state(self._network.parameters(), self._optimiser)
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what ``state`` of an object with the same settings has returned.
+
+        Raises:
+            CheckpointError: if it does not fit; then nothing has changed.
+        """
+        parameters = self._network.parameters()
+        kept = [f"snapshot_{k}" for k in range(len(parameters))]
+        check_state(state, self.state(), grows=("rows", "loss", "snapshots", *kept))
+        updates, seen = int(state["updates"]), int(state["seen"])
+        if updates < 0 or len(state["loss"]) != min(updates, 1):
+            raise CheckpointError(f"there is a loss since the first update, and {updates} were made.")
+        if seen < 0 or len(state["rows"]) != min(seen, self.settings.capacity):
+            raise CheckpointError(f"the memory holds {len(state['rows'])} rows of {seen}.")
+        if {len(state[name]) for name in ("snapshots", *kept)} != {min(updates, self.settings.snapshots)}:
+            raise CheckpointError(f"its numbers of snapshots do not fit {updates} updates.")
+        try:
+            self._generator.set_state(self._torch.tensor(state["generator"]))
+        except RuntimeError as error:
+            raise CheckpointError(f"array 'generator' is no state of a generator: {error}") from error
+        self.updates, self.loss = updates, next(iter(state["loss"].tolist()), None)
+        self.memory.load_state(state)
+        load_training(parameters, self._optimiser, state)
+        load_stream(self._snapshot_rng, state["snapshot_stream"])
+        self._weights = self._network.freeze() if updates else None
+        self._snapshots = []
+        for row, iterate in enumerate(state["snapshots"].tolist()):
+            flat = [state[name][row].copy() for name in kept]
+            self._snapshots.append((iterate, tuple(zip(flat[::2], flat[1::2], strict=True))))
+
 
 def _match(advantages: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return P(SPEAK) by regret matching; where nothing is positive, the control of larger advantage (Deep CFR)."""
@@ -326,7 +395,8 @@ class RegretRegression:
     @property
     def coefficients(self) -> NDArray[np.float64]:
         """One fit for each update, shape (updates, P)."""
-        return np.array(self._fits, dtype=np.float64).reshape(len(self._fits), -1)
+        terms = _basis(np.zeros((0, len(FEATURES))), self.settings.basis).shape[1]
+        return np.array(self._fits, dtype=np.float64).reshape(-1, terms)
 
     def speak_probs(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the probabilities of SPEAK, shape (n,), of unscaled features (n, F); time grows with the updates."""
@@ -367,6 +437,19 @@ class RegretRegression:
         gram = weighted.T @ rows + self.settings.ridge * np.eye(rows.shape[1])
         fit = np.linalg.solve(gram, weighted.T @ (both[:, 1] - both[:, 0]))
         self._fits.append(fit.astype(np.float64))
+
+    def state(self) -> State:
+        """Return all that was learned, as arrays: ``load_state`` goes on from it."""
+        return {"fits": self.coefficients}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what ``state`` of an object with the same settings has returned.
+
+        Raises:
+            CheckpointError: if it does not fit; then nothing has changed.
+        """
+        check_state(state, self.state(), grows=("fits",))
+        self._fits = list(state["fits"].copy())
 
 
 def _basis(rows: NDArray[np.floating[Any]], basis: str) -> NDArray[np.float64]:

@@ -22,15 +22,25 @@ because they are taken against the probability kept with the decision. So shared
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.controllers.batch import check_seed, feature_rows, played, speak_probs_played, weights_of
-from tracer_agents.controllers.networks import MLP, Weights, check_hidden, forward, load_torch
+from tracer_agents.controllers.networks import (
+    MLP,
+    Weights,
+    check_hidden,
+    forward,
+    load_torch,
+    load_training,
+    training_state,
+)
+from tracer_agents.controllers.states import State, check_state
+from tracer_agents.errors import CheckpointError
 from tracer_agents.interfaces import ControlValues
 from tracer_env import FEATURES
 from tracer_env.errors import ConfigError
@@ -168,6 +178,24 @@ class PPOController:
             self._optimiser.step()
         self._weights = self._actor.freeze()
         self.updates += 1
+
+    def state(self) -> State:
+        """Return all that was learned, as arrays: ``load_state`` goes on from it."""
+        own = {"updates": np.array(self.updates, dtype=np.int64)}
+        return own | training_state(self._parameters, self._optimiser)
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what ``state`` of an object with the same settings has returned.
+
+        Raises:
+            CheckpointError: if it does not fit; then nothing has changed.
+        """
+        check_state(state, self.state())
+        if state["updates"] < 0:
+            raise CheckpointError("the number of updates cannot be negative.")
+        self.updates = int(state["updates"])
+        load_training(self._parameters, self._optimiser, state)
+        self._weights = self._actor.freeze()
 
 
 def clipped_surrogate(

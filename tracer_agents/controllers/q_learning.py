@@ -18,13 +18,16 @@ histories, so nothing is promised about the team. It has no regret bound. Deploy
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.controllers.batch import played, weights_of
+from tracer_agents.controllers.states import State, check_state
+from tracer_agents.errors import CheckpointError
 from tracer_agents.interfaces import ControlValues
 from tracer_env.errors import ConfigError
 
@@ -121,3 +124,28 @@ class QLearningController:
                 rate = 1.0 - (1.0 - self.settings.learning_rate) ** weight
             q[control] += rate * (returned - q[control])
         self.updates += 1
+
+    def state(self) -> State:
+        """Return all that was learned, as arrays: ``load_state`` goes on from it."""
+        return {
+            "updates": np.array(self.updates, dtype=np.int64),
+            "infosets": np.array(list(self._q), dtype=np.str_),
+            "q": np.array(list(self._q.values()), dtype=np.float64).reshape(-1, 2),
+            "visits": np.array(list(self._visits.values()), dtype=np.float64).reshape(-1, 2),
+        }
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what ``state`` of an object with the same settings has returned.
+
+        Raises:
+            CheckpointError: if it does not fit; then nothing has changed.
+        """
+        check_state(state, self.state(), grows=("infosets", "q", "visits"))
+        infosets = state["infosets"].tolist()
+        if not len(set(infosets)) == len(infosets) == len(state["q"]) == len(state["visits"]):
+            raise CheckpointError("every information set needs one row of values and one of visits.")
+        if state["updates"] < 0 or (state["visits"] < 0.0).any():
+            raise CheckpointError("numbers of updates and visits cannot be negative.")
+        self.updates = int(state["updates"])
+        self._q = dict(zip(infosets, state["q"].tolist(), strict=True))
+        self._visits = dict(zip(infosets, state["visits"].tolist(), strict=True))

@@ -26,12 +26,15 @@ Promises: none. With C1 the bound of regret matching on G does not hold for a pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.controllers.batch import both_values
+from tracer_agents.controllers.states import State, check_state
+from tracer_agents.errors import CheckpointError
 from tracer_agents.interfaces import ControlValues
 from tracer_env.errors import ConfigError
 from tracer_env.types import Role
@@ -95,6 +98,27 @@ class ReferenceController:
             strategy = self.current_strategy(value.infoset)
             self._regret[value.infoset] = self.regret(value.infoset) + worth - strategy @ worth
             self._strategy_sum[value.infoset] = self.strategy_sum(value.infoset) + strategy
+
+    def state(self) -> State:
+        """Return all that was learned, as arrays: ``load_state`` goes on from it."""
+        return {
+            "infosets": np.array(self.infosets, dtype=np.str_),
+            "regret": np.array(list(self._regret.values()), dtype=np.float64).reshape(-1, 2),
+            "strategy_sum": np.array(list(self._strategy_sum.values()), dtype=np.float64).reshape(-1, 2),
+        }
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what ``state`` of an object with the same settings has returned.
+
+        Raises:
+            CheckpointError: if it does not fit; then nothing has changed.
+        """
+        check_state(state, self.state(), grows=("infosets", "regret", "strategy_sum"))
+        infosets = state["infosets"].tolist()
+        if not len(set(infosets)) == len(infosets) == len(state["regret"]) == len(state["strategy_sum"]):
+            raise CheckpointError("every information set needs one row of regrets and one of strategies.")
+        self._regret = dict(zip(infosets, state["regret"].copy(), strict=True))
+        self._strategy_sum = dict(zip(infosets, state["strategy_sum"].copy(), strict=True))
 
 
 def _is_proposer(infoset: str) -> bool:

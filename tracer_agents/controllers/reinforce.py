@@ -17,7 +17,7 @@ would meet the second seat's batch with parameters it was not played by. No regr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.controllers.batch import feature_rows, played, weights_of
+from tracer_agents.controllers.states import State, check_state
+from tracer_agents.errors import CheckpointError
 from tracer_agents.interfaces import ControlValues
 from tracer_env import FEATURES
 from tracer_env.errors import ConfigError
@@ -100,6 +102,23 @@ class ReinforceController:
         self.theta = self.theta + self.settings.learning_rate * gradient
         kept = self.settings.baseline_decay
         self.baseline = mean if self.baseline is None else kept * self.baseline + (1.0 - kept) * mean
+
+    def state(self) -> State:
+        """Return all that was learned, as arrays: ``load_state`` goes on from it."""
+        known = [] if self.baseline is None else [self.baseline]
+        return {"theta": self.theta.copy(), "baseline": np.array(known, dtype=np.float64)}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what ``state`` of an object with the same settings has returned.
+
+        Raises:
+            CheckpointError: if it does not fit; then nothing has changed.
+        """
+        check_state(state, self.state(), grows=("baseline",))
+        if len(state["baseline"]) > 1:
+            raise CheckpointError("there is one baseline, or none.")
+        self.theta = state["theta"].copy()
+        self.baseline = next(iter(state["baseline"].tolist()), None)
 
 
 def _with_constant(rows: NDArray[np.floating[Any]]) -> _Floats:
