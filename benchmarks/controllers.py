@@ -57,6 +57,11 @@ def equilibria_of(tree: ControlTree) -> dict[str, Any]:
     return {"number": len(found.returns), "returns": [round(float(x), 4) for x in found.distinct]}
 
 
+def replicates_of(tree: ControlTree) -> int:
+    """Return how many worlds of a recorded tree belong to one question."""
+    return len(tree.world_ids) // len({i.rsplit("/", 1)[0] for i in tree.world_ids})
+
+
 def fit_row(
     minimiser: str, train: ControlTree, optimum: BestPolicy, test: ControlTree | None, test_optimum: BestPolicy | None
 ) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def fit_row(
     }
     if test is not None and test_optimum is not None:
         mine, best = evaluate(test, fit.greedy), test_optimum.figures
-        replicates = len(test.world_ids) // len({i.rsplit("/", 1)[0] for i in test.world_ids})
+        replicates = replicates_of(test)
         row["test"] = {
             "team_return": mine.team_return,
             "accuracy": mine.accuracy,

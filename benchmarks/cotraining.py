@@ -1,6 +1,6 @@
 """Make the table of co-training: how controllers follow values that drift while the generators learn.
 
-    python benchmarks/cotraining.py --runs runs/cotraining --seeds 0 1 2
+    python -m benchmarks.cotraining --runs runs/cotraining --seeds 0 1 2
 
 A training run is recorded after every update of its generators: complete control trees of the same fresh questions,
 written by each checkpoint in turn, and of held-out questions by the last one. On this sequence of games the controllers
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results import mean_and_range
 from tracer_agents.assembly import make_games, questions_of, seed_of
 from tracer_agents.config import TrainConfig
 from tracer_agents.controllers.minimisers import (
@@ -130,11 +131,7 @@ def figures_of(files: Sequence[Path], abstraction: str, cost: float) -> dict[str
 
 
 def _cell(rows: Sequence[Mapping[str, float]], name: str) -> str:
-    values = [row[name] for row in rows if name in row]
-    if not values:
-        return "–"
-    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
+    return mean_and_range([row.get(name) for row in rows], digits=3)
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> list[str]:

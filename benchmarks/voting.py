@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.comparison import matched
-from benchmarks.controllers import tree_of
+from benchmarks.controllers import replicates_of, tree_of
 from tracer_agents.calibration import fit_ballot
 from tracer_agents.controllers.voting import voting_methods
 from tracer_agents.fit import best_start
@@ -141,7 +141,7 @@ def main() -> int:
     test = tree_of(TEST, COST, "ballot", ballot=ballot)
     policies = fitted_policies({cost: tree_of(TRAIN, cost, "ballot", ballot=ballot) for cost in FIT_COSTS}, test)
     figures = measure_methods(game.rules, ballot, {ballot: test}) | policies
-    replicates = len(test.world_ids) // len({i.rsplit("/", 1)[0] for i in test.world_ids})
+    replicates = replicates_of(test)
     reference = f"policy_{COST:g}"
     rows = [row(name, mine, policies[reference], replicates) for name, mine in figures.items()]
     print_rows(rows, reference)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer_agents.controllers.minimisers import DiscountedRegretMatching, GeometricRegretMatching
 from tracer_agents.controllers.table import FrozenController, TabularController
 from tracer_agents.errors import CertificateError
 from tracer_agents.fit import team_probs
@@ -30,9 +29,6 @@ NOT_CERTIFIED = (
     "Not certified: that the values of the controls are right (estimators are certified apart), counterfactual regret, "
     "equilibrium, or team optimality; the bounds are about each information set on the sequence it has visited."
 )
-
-DISCOUNTED = (DiscountedRegretMatching, GeometricRegretMatching)
-"""Algorithms that promise something about their discounted regret."""
 
 _SLACK = 1e-9
 """Rounding: relative to the bound, and absolute in reward units."""
@@ -143,14 +139,14 @@ def certify(
     if not controllers:
         raise CertificateError("there are no controllers to certify.")
     rows = tuple(row for seat, controller in controllers.items() for row in _rows(seat, controller))
-    table, stale = next(iter(controllers.values())).table, sum(c.stale for c in controllers.values())
-    discounted = isinstance(table.minimiser, DISCOUNTED)
-    promises = "discounted" if discounted else "none" if table.bound() is None else "external"
+    team = controllers.values()
+    external = all(c.bounds() is not None for c in team)
+    discounted = all(c.discounted_bounds() is not None for c in team)
     return Certificate(
-        minimiser=table.minimiser.name,
+        minimiser=next(iter(team)).table.minimiser.name,
         rows=rows,
-        promises="none" if stale else promises,
-        stale=stale,
+        promises="external" if external else "discounted" if discounted else "none",
+        stale=sum(c.stale for c in team),
         game=None if tree is None else _measure(controllers, tree, task),
     )
 
@@ -159,10 +155,8 @@ def _rows(seat: str, controller: TabularController) -> Iterator[Row]:
     columns, bounds = controller.table.columns, controller.bounds()
     regrets = columns["external_regret"].max(axis=1)
     kept = np.ones(len(regrets), dtype=np.bool_) if bounds is None else _within(regrets, bounds)
-    minimiser = controller.table.minimiser
-    if isinstance(minimiser, DISCOUNTED) and not controller.stale:
-        # what these promise is about their discounted regret
-        kept &= _within(columns["discounted_regret"].max(axis=1), minimiser.discounted_bound(columns))
+    if (discounted := controller.discounted_bounds()) is not None:
+        kept &= _within(columns["discounted_regret"].max(axis=1), discounted)
     for k, infoset in enumerate(controller.infosets):
         if not columns["updates"][k]:
             continue  # known, but never learned from

@@ -450,7 +450,7 @@ def certify_command(args: argparse.Namespace) -> int:
     from tracer_agents.certify import certify, plot_regret
     from tracer_agents.controllers.storage import load_controllers
     from tracer_agents.errors import RunDirectoryError
-    from tracer_agents.records import read_json_object
+    from tracer_agents.records import RunDirectory, read_json_object
     from tracer_agents.report import print_certificate, print_cotraining
     from tracer_env.exact import build_tree
 
@@ -470,10 +470,9 @@ def certify_command(args: argparse.Namespace) -> int:
         print(json.dumps(certificate.to_json(), indent=1))
     else:
         print_certificate(certificate)
-        if (run / "summary.json").is_file():
-            summary = read_json_object(run / "summary.json", problem, RunDirectoryError)
-            if "cotraining_regret" in summary:
-                print_cotraining(summary["cotraining_regret"])
+        summary = RunDirectory(run).summary
+        if summary is not None and "cotraining_regret" in summary:
+            print_cotraining(summary["cotraining_regret"])
     return 0 if certificate.holds else 1
 
 

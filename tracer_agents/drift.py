@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.controllers.table import TabularController
-from tracer_env.errors import ConfigError
+from tracer_env.errors import check_integer
 
 __all__ = ["cotraining_regret", "dynamic_regret", "increments_of_history", "windowed_regret"]
 
@@ -60,8 +60,7 @@ def windowed_regret(increments: NDArray[np.float64], window: int) -> NDArray[np.
     Raises:
         ConfigError: if the window is not an integer of at least 1.
     """
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise ConfigError(f"window must be an integer of at least 1, not {window!r}.")
+    check_integer("window", window)
     if not len(increments):
         return np.zeros(increments.shape[1])
     total = np.concatenate([np.zeros((1, *increments.shape[1:])), np.cumsum(increments, axis=0)])
@@ -84,7 +83,7 @@ def cotraining_regret(controllers: Mapping[str, TabularController], window: int 
     updates = 0
     for controller in controllers.values():
         increments = increments_of_history(controller.history, controller.default_speak)
-        external += float(np.maximum(controller.column("external_regret").max(axis=1, initial=0.0), 0.0).sum())
+        external += float(controller.column("external_regret").max(axis=1, initial=0.0).sum())
         dynamic += float(dynamic_regret(increments).sum())
         windowed += float(np.maximum(windowed_regret(increments, window), 0.0).sum())
         decisions += float(controller.column("visits").sum())

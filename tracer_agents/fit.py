@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tracer_agents.controllers.minimisers import RegretMinimiser
 from tracer_agents.controllers.table import HISTORY, RegretTable, TabularController
 from tracer_agents.interfaces import Controller, ControlValues
-from tracer_env.errors import ConfigError, UnknownNameError
+from tracer_env.errors import ConfigError, UnknownNameError, check_integer
 from tracer_env.exact import ControlTree, control_values, evaluate
 from tracer_env.exact.evaluate import speak_probs
 from tracer_env.types import Seat
@@ -145,8 +145,7 @@ def fit_exact(
     """
     if weighting not in WEIGHTINGS:
         raise UnknownNameError("weighting", weighting, WEIGHTINGS)
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ConfigError(f"iterations must be an integer of at least 1, not {iterations!r}.")
+    check_integer("iterations", iterations)
     sets = len(tree.infosets)
     speak = np.full(sets, 0.5) if start is None else np.random.default_rng(start).choice(_CORNERS, size=sets)
     table = RegretTable(minimiser, averaging=averaging, default=np.stack([1.0 - speak, speak], axis=1))

@@ -34,7 +34,7 @@ from tracer_env import (
     Utterance,
 )
 from tracer_env.dialogue import advance, play_turn
-from tracer_env.errors import ConfigError, RewardError
+from tracer_env.errors import ConfigError, RewardError, check_integer
 from tracer_env.infosets import feature_vector
 
 __all__ = ["Decision", "Episode", "Player", "Probing", "play"]
@@ -91,12 +91,10 @@ class Probing:
             raise ConfigError(f"estimator must be one of {ESTIMATORS}, not {self.estimator!r}.")
         if not 0.0 < self.probe_rate <= 1.0:
             raise ConfigError(f"probe_rate must be in (0, 1], not {self.probe_rate!r}.")
-        count = self.continuations
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ConfigError(f"continuations must be an integer of at least 1, not {count!r}.")
-        if count > 1 and self.estimator != "rollout":
+        check_integer("continuations", self.continuations)
+        if self.continuations > 1 and self.estimator != "rollout":
             raise ConfigError(
-                f"estimator {self.estimator!r} plays nothing on, so continuations must be 1, not {count}; "
+                f"estimator {self.estimator!r} plays nothing on, so continuations must be 1, not {self.continuations}; "
                 "use estimator='rollout', or leave continuations out."
             )
         if self.rewards.kind is not RewardKind.LOCAL:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from tracer_env.answers import parse_verdict
 from tracer_env.ballots import same_answer, tally
-from tracer_env.errors import ActionError, ConfigError, UnknownNameError
+from tracer_env.errors import ActionError, ConfigError, UnknownNameError, check_integer
 from tracer_env.tasks.base import Task
 from tracer_env.types import (
     SILENCE,
@@ -129,9 +129,7 @@ def check_rules(rules: Rules) -> None:
     """
     counts = {"proposers": 1, "reviewers": 0, "rounds": 1, "max_utterance_chars": 2}
     for name, least in counts.items():
-        value = getattr(rules, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name} must be an integer of at least {least}, not {value!r}.")
+        check_integer(name, getattr(rules, name), least)
     for name in ("stop_after_skips", "stop_at_votes", "token_budget"):
         value = getattr(rules, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -51,6 +51,16 @@ class UnknownNameError(ConfigError):
         super().__init__(f"unknown {what} {given!r}.{nearest(given, names)} Known: {', '.join(names)}.")
 
 
+def check_integer(name: str, value: object, least: int = 1) -> None:
+    """Check that a setting is an integer (no bool) of at least ``least``.
+
+    Raises:
+        ConfigError: naming the setting, its value and what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be an integer of at least {least}, not {value!r}.")
+
+
 def check_type(value: object, kind: type, way_out: str) -> None:
     """Check that an argument is an object of the right class.
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tracer_agents.interfaces import Controller, ControlValues
 from tracer_env import FEATURES
-from tracer_env.errors import ConfigError, UnknownNameError
+from tracer_env.errors import ConfigError, UnknownNameError, check_integer
 
 __all__ = ["FIXED_CONTROLLERS", "FixedController", "GreedyController", "ProposeReviewRevise", "make_fixed"]
 
@@ -70,8 +70,7 @@ class ProposeReviewRevise:
         Raises:
             ConfigError: if it is not a positive integer.
         """
-        if isinstance(first_proposals, bool) or not isinstance(first_proposals, int) or first_proposals < 1:
-            raise ConfigError(f"first_proposals must be an integer of at least 1, not {first_proposals!r}.")
+        check_integer("first_proposals", first_proposals)
         self.first_proposals = first_proposals
 
     def speak_prob(self, infoset: str, features: NDArray[np.float32], mask: tuple[bool, bool]) -> float:

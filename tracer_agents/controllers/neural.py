@@ -50,7 +50,7 @@ from tracer_agents.controllers.states import State, check_state, load_stream, st
 from tracer_agents.errors import CheckpointError
 from tracer_agents.interfaces import ControlValues
 from tracer_env import FEATURES
-from tracer_env.errors import ConfigError, UnknownNameError
+from tracer_env.errors import ConfigError, UnknownNameError, check_integer
 from tracer_env.wrappers import scale_features
 
 __all__ = [
@@ -150,9 +150,7 @@ class AdvantageSettings:
         """Check the ranges."""
         check_hidden(self.hidden)
         for name in ("capacity", "steps", "batch_size", "snapshots"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be an integer of at least 1, not {value!r}.")
+            check_integer(name, getattr(self, name))
         if not 0.0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be finite and positive, not {self.learning_rate!r}.")
         if not 0.0 <= self.default_speak <= 1.0:

@@ -43,7 +43,7 @@ from tracer_agents.controllers.states import State, check_state
 from tracer_agents.errors import CheckpointError
 from tracer_agents.interfaces import ControlValues
 from tracer_env import FEATURES
-from tracer_env.errors import ConfigError
+from tracer_env.errors import ConfigError, check_integer
 from tracer_env.wrappers import scale_features
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ class PPOSettings:
         check_hidden(self.hidden)
         if not 0.0 < self.clip < 1.0:
             raise ConfigError(f"clip must be in (0, 1), not {self.clip!r}.")
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ConfigError(f"epochs must be an integer of at least 1, not {self.epochs!r}.")
+        check_integer("epochs", self.epochs)
         for name in ("learning_rate", "max_grad_norm"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be finite and positive, not {getattr(self, name)!r}.")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer_agents.controllers.minimisers import RegretMinimiser, make_minimiser
+from tracer_agents.controllers.minimisers import PromisesDiscounted, RegretMinimiser, make_minimiser
 from tracer_agents.interfaces import ControlValues
 from tracer_env.errors import ConfigError, UnknownNameError
 
@@ -321,18 +321,16 @@ class TabularController:
             self.table.grow(np.tile(self._default(), (len(new), 1)))
         places = [np.array([self._rows[key] for key in part.infosets], dtype=np.int64) for part in increments]
         visits = [place[part.rows] for place, part in zip(places, increments, strict=True) if len(part.rows)]
-        self.history["differences"].append(np.zeros(len(self.table)))
+        differences = np.zeros(len(self.table))
         if visits:
-            self._update(np.concatenate(visits), increments)
+            by_visit = np.concatenate([np.column_stack([part.gains, part.weights]) for part in increments])
+            touched, sums, counts = _exact_sums(np.concatenate(visits), by_visit)
+            self.table.update(touched, sums[:, :2], sums[:, 2], counts)
+            differences[touched] = sums[:, 1] - sums[:, 0]
+        self.history["differences"].append(differences)
         bound = self.bounds()
         self.history["regret"].append(self.table.columns["external_regret"].max(axis=1))
         self.history["bound"].append(np.full(len(self.table), np.nan) if bound is None else bound)
-
-    def _update(self, rows: NDArray[np.int64], increments: Sequence[Increments]) -> None:
-        by_visit = np.concatenate([np.column_stack([part.gains, part.weights]) for part in increments])
-        touched, sums, counts = _exact_sums(rows, by_visit)
-        self.history["differences"][-1][touched] = sums[:, 1] - sums[:, 0]
-        self.table.update(touched, sums[:, :2], sums[:, 2], counts)
 
     # --- what was learned -------------------------------------------------------------------------------------------
 
@@ -346,6 +344,13 @@ class TabularController:
         Nothing is when the minimiser promises nothing, or when stale increments were merged.
         """
         return None if self.stale else self.table.bound()
+
+    def discounted_bounds(self) -> NDArray[np.float64] | None:
+        """Return what no entry of ``discounted_regret`` can exceed, shape (I,); None when nothing is promised."""
+        minimiser = self.table.minimiser
+        if self.stale or not isinstance(minimiser, PromisesDiscounted):
+            return None
+        return minimiser.discounted_bound(self.table.columns)
 
     def bound(self, infoset: str) -> float | None:
         """Return what no control's external regret may exceed; None when nothing is promised about it."""

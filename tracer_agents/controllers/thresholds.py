@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from tracer_agents.interfaces import ControlValues
 from tracer_env import FEATURES, Role
-from tracer_env.errors import ConfigError, UnknownNameError
+from tracer_env.errors import ConfigError, UnknownNameError, check_integer
 from tracer_env.exact import ControlTree
 
 __all__ = [
@@ -173,8 +173,7 @@ def fit_threshold(
         ConfigError: if ``max_cuts`` is not a positive integer.
     """
     _check_feature(feature)
-    if isinstance(max_cuts, bool) or not isinstance(max_cuts, int) or max_cuts < 1:
-        raise ConfigError(f"max_cuts must be an integer of at least 1, not {max_cuts!r}.")
+    check_integer("max_cuts", max_cuts)
     value, known = _read(tree.features, feature)
     of_reviewer = np.array([seat.role is Role.REVIEWER for seat in tree.seats])[tree.node_seat]
     exhaustive, rules, reached = True, [], []

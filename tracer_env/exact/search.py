@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer_env.errors import ConfigError, check_type
+from tracer_env.errors import ConfigError, check_integer, check_type
 from tracer_env.exact.evaluate import ExactFigures, evaluate
 from tracer_env.exact.tree import ControlTree
 from tracer_env.types import Seat
@@ -85,8 +85,7 @@ def best_policy(tree: ControlTree, *, node_budget: int = 2_000, seed: int = 0) -
         is itself a policy, so that its size does not matter.
     """
     check_type(tree, ControlTree, "make one with tracer_env.exact.build_tree(game).")
-    if isinstance(node_budget, bool) or not isinstance(node_budget, int) or node_budget < 0:
-        raise ConfigError(f"node_budget must be an integer of at least 0, not {node_budget!r}.")
+    check_integer("node_budget", node_budget, 0)
     sets = choice_sets(tree)
     if len(sets) <= EXHAUSTIVE_SETS:
         speaks, bound, method = _exhaustive(tree, sets), -np.inf, "exhaustive"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tracer_env.ballots import same_answer
 from tracer_env.dialogue import acting_seats, advance, control_mask, initial_state, signed
-from tracer_env.errors import ConfigError
+from tracer_env.errors import ConfigError, check_integer
 from tracer_env.infosets import feature_vector
 from tracer_env.prompts import Prompt
 from tracer_env.rewards.base import Costs, RewardKind, RewardScheme, charges, team_return
@@ -238,9 +238,7 @@ class DifferenceRewards(_Counterfactual):
                 f"not {self.policy!r}."
             )
         for name, least in (("branches", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be an integer of at least {least}, not {value!r}.")
+            check_integer(name, getattr(self, name), least)
 
     def bind(self, game: BoundGame) -> DifferenceRewards:
         """Return the scheme for one game; see ``ContinuationScheme.bind``."""

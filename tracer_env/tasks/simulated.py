@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tracer_env.answers import extract_answer
 from tracer_env.dialogue import judged_proposal
-from tracer_env.errors import ConfigError, UnknownNameError
+from tracer_env.errors import ConfigError, UnknownNameError, check_integer
 from tracer_env.types import DialogueState, Proposal, Question, Role, Rules, Seat, Utterance, Verdict
 
 __all__ = ["SIMULATED_TEAMS", "SimulatedTask", "SimulatedTeam", "last_verdict"]
@@ -79,8 +79,7 @@ class SimulatedTeam:
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name.endswith("_tokens"):
-                if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                    raise ConfigError(f"{f.name} must be an integer of at least 0, not {value!r}.")
+                check_integer(f.name, value, 0)
                 continue
             for rate in value.values() if isinstance(value, Mapping) else (value,):
                 if not 0.0 <= rate <= 1.0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tracer_agents.controllers.minimisers.base import Columns, RegretMinimiser
+from tracer_agents.controllers.minimisers.base import Columns, PromisesDiscounted, RegretMinimiser
 from tracer_agents.controllers.minimisers.discounted import DiscountedRegretMatching
 from tracer_agents.controllers.minimisers.geometric import GeometricRegretMatching
 from tracer_agents.controllers.minimisers.hedge import Hedge
@@ -24,6 +24,7 @@ __all__ = [
     "GeometricRegretMatching",
     "Hedge",
     "PredictiveRegretMatchingPlus",
+    "PromisesDiscounted",
     "RegretMatching",
     "RegretMatchingPlus",
     "RegretMinimiser",

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Columns", "RegretMinimiser", "normalised"]
+__all__ = ["Columns", "PromisesDiscounted", "RegretMinimiser", "normalised"]
 
 # shape legend: n rows (information sets), A = 2 controls (SKIP, SPEAK)
 
@@ -57,6 +57,15 @@ class RegretMinimiser(Protocol):
 
     def bound(self, table: Columns) -> NDArray[np.float64] | None:
         """Return what max_a G(a) cannot exceed, shape (n,); None when the algorithm promises nothing about G."""
+        ...
+
+
+@runtime_checkable
+class PromisesDiscounted(Protocol):
+    """A minimiser with a bound on a discounted regret, which it keeps in a column ``discounted_regret``."""
+
+    def discounted_bound(self, table: Columns) -> NDArray[np.float64]:
+        """Return what no entry of ``discounted_regret`` can exceed, shape (n,)."""
         ...
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tracer_agents.controllers.minimisers.base import Columns
 from tracer_agents.controllers.minimisers.regret_matching import regret_matching_policy
-from tracer_env.errors import ConfigError
+from tracer_env.errors import check_integer
 
 __all__ = ["RestartedRegretMatching"]
 
@@ -41,8 +41,7 @@ class RestartedRegretMatching:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if isinstance(self.period, bool) or not isinstance(self.period, int) or self.period < 1:
-            raise ConfigError(f"period must be an integer of at least 1, not {self.period!r}.")
+        check_integer("period", self.period)
 
     @property
     def columns(self) -> Mapping[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tracer_agents.controllers.minimisers.base import Columns
 from tracer_agents.controllers.minimisers.regret_matching import regret_matching_policy
-from tracer_env.errors import ConfigError
+from tracer_env.errors import check_integer
 
 __all__ = ["WindowedRegretMatching"]
 
@@ -41,8 +41,7 @@ class WindowedRegretMatching:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
-            raise ConfigError(f"window must be an integer of at least 1, not {self.window!r}.")
+        check_integer("window", self.window)
 
     @property
     def columns(self) -> Mapping[str, tuple[int, ...]]:
