@@ -21,6 +21,7 @@ from tracer_agents.controllers.reference import ReferenceController
 from tracer_agents.controllers.reinforce import ReinforceController, ReinforceSettings
 from tracer_agents.controllers.saved import load_learned, save_learned
 from tracer_agents.controllers.states import load_stream, stream_state
+from tracer_agents.controllers.storage import load_controllers, save_controllers
 from tracer_agents.controllers.table import TabularController
 from tracer_agents.controllers.thresholds import NEVER, ThresholdController, ThresholdRule
 from tracer_agents.errors import CheckpointError
@@ -341,3 +342,28 @@ def test_teams_without_networks_are_loaded_without_torch(file):
     )
     out = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("kind", ["learned", "tables"])
+def test_no_flipped_byte_of_a_packed_file_ends_in_another_error(tmp_path, kind):
+    """Nobody here packs files, but whoever tampers with one may: unpacking has errors of its own."""
+    path = tmp_path / "team.npz"
+    if kind == "learned":
+        save_learned(path, {"proposer_0": trained(MAKE["q_learning"])})
+    else:
+        table = TabularController()
+        table.update(batch(0))
+        save_controllers(path, {"proposer_0": table})
+    load = load_learned if kind == "learned" else load_controllers
+    with np.load(path) as file:
+        np.savez_compressed(path, **dict(file))
+    load(path)
+    whole, refused = path.read_bytes(), []
+    for k in range(0, len(whole), 3):
+        path.write_bytes(whole[:k] + bytes([whole[k] ^ 0xFF]) + whole[k + 1 :])
+        try:
+            load(path)  # some bytes tell dates and names that nobody reads
+        except CheckpointError as error:
+            refused.append(str(error))
+    assert len(refused) > len(whole) // 6
+    assert all("team.npz" in message for message in refused)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol, TypeGuard
@@ -31,7 +30,7 @@ from tracer_agents.controllers.ppo import PPOController, PPOSettings
 from tracer_agents.controllers.q_learning import QLearningController, QLearningSettings
 from tracer_agents.controllers.reference import ReferenceController
 from tracer_agents.controllers.reinforce import ReinforceController, ReinforceSettings
-from tracer_agents.controllers.states import State, check_state
+from tracer_agents.controllers.states import UNREADABLE, State, check_state
 from tracer_agents.controllers.thresholds import ThresholdController, ThresholdRule
 from tracer_agents.errors import CheckpointError
 from tracer_agents.interfaces import Controller
@@ -166,9 +165,7 @@ def load_learned(path: str | os.PathLike[str]) -> dict[str, Controller]:
             raise CheckpointError(f"the arrays {sorted(arrays)} belong to no controller.")
         by_number = dict(enumerate(objects))
         return {seat: by_number[number] for seat, number in header["seats"].items()}
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile
-    ) as error:  # fmt: skip
+    except UNREADABLE as error:
         raise CheckpointError(f"cannot read the controllers in {str(path)!r}: {error}") from error
 
 

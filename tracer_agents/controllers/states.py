@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -10,10 +12,15 @@ from numpy.typing import NDArray
 
 from tracer_agents.errors import CheckpointError
 
-__all__ = ["State", "check_state", "load_stream", "stream_state"]
+__all__ = ["UNREADABLE", "State", "check_state", "load_stream", "stream_state"]
 
 State = dict[str, NDArray[Any]]
 """Everything that a learner has learned, and what it needs to learn on as if it had never stopped."""
+
+UNREADABLE = (
+    OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+"""What reading a damaged or foreign ``.npz`` raises, from its container to the settings that it names."""
 
 _WORD = 2**64
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer_agents.controllers.minimisers import MINIMISERS
+from tracer_agents.controllers.states import UNREADABLE
 from tracer_agents.controllers.table import HISTORY, TabularController
 from tracer_agents.errors import CheckpointError
 from tracer_env.errors import ConfigError
@@ -104,7 +104,7 @@ def load_controllers(path: str | os.PathLike[str], seats: Sequence[str] | None =
                 history = {name: histories[name].get(seat, []) for name in HISTORY}
                 own = {name: columns[name][rows] for name in controller.table.columns}
                 controller.restore([keys[k][1] for k in rows], own, history, stale.get(seat, 0))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"cannot read the controllers in {str(path)!r}: {error}") from error
     if unknown:
         raise ConfigError(f"{path} has controllers of {sorted(unknown)}; this team has {list(made)}.")
