@@ -16,30 +16,24 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer_agents.estimators import ROUNDING, Errors, collect, errors_of
 from tracer_agents.interfaces import ControlValues
-from tracer_agents.rollout import Episode, Player, Probing, play
-from tracer_env import Action, Costs, Game, OutcomeRewards, Seat, TracerRewards
-from tracer_env.exact import ControlTree, best_policy, build_tree, control_values
+from tracer_agents.rollout import Player, Probing, play
+from tracer_env import Costs, Game, OutcomeRewards, Seat, TracerRewards
+from tracer_env.exact import ControlTree, best_policy, build_tree
 
 TASK = "recorded:arithmetic-train"
-LEVEL = 0.95
 FEWEST = 30  # dialogues that must visit a set, or a normal interval would mean little
-ROUNDING = 1e-9
 HEAD = (
     "policy", "estimator", "largest bias [95 %, all sets at once]", "in set", "mean |bias|", "if unbiased",
     "0 inside, sets", "variance per visit", "of it noise", "extra turns", "extra tokens", "s per 1,000",
 )  # fmt: skip
-
-# shape legend: V visited decisions, I information sets that were visited by enough dialogues
 
 
 class PolicyController:
@@ -65,164 +59,6 @@ def team_of(game: Game, policy: Mapping[tuple[Seat, str], float]) -> dict[Seat, 
 def mixed(policy: Mapping[tuple[Seat, str], float], share: float) -> dict[tuple[Seat, str], float]:
     """Mix a policy with a share of the uniform one."""
     return {pair: (1.0 - share) * p + share * 0.5 for pair, p in policy.items()}
-
-
-class Nodes:
-    """Finds the nodes of a control tree that a dialogue has visited. For games that only end after the last round."""
-
-    def __init__(self, game: Game, tree: ControlTree) -> None:
-        """Index the children of every node."""
-        self.game = game
-        self.roots = np.flatnonzero(tree.node_parent < 0)
-        self.children: dict[tuple[int, int], list[int]] = defaultdict(list)
-        edges = zip(tree.node_parent.tolist(), tree.node_control.tolist(), strict=True)
-        for node, edge in enumerate(edges):
-            self.children[edge].append(node)
-
-    def of(self, episode: Episode, world: int) -> dict[tuple[int, Seat], int]:
-        """Return the node of every turn, by (round, seat).
-
-        Args:
-            episode: a finished dialogue.
-            world: position of its question among those the tree was built on.
-        """
-        game, found = self.game, {}
-        script, state = game.script, game.start(episode.state.question)
-        assert script is not None
-        node = int(self.roots[world])
-        while True:
-            turns = [turn for turn in episode.state.turns if turn.round == state.round]
-            outcome = 0  # its number among the chance moves of the round
-            for turn in turns:
-                found[turn.round, turn.seat] = node
-                if turn.spoke:
-                    texts = [text for _, text in script.outcomes(game.rules, state, turn.seat)]
-                    outcome = outcome * len(texts) + texts.index(turn.utterance)
-                if turn is not turns[-1]:
-                    (node,) = self.children[node, int(turn.control)]
-            state = game.advance(state, {turn.seat: Action(turn.control, turn.utterance) for turn in turns})
-            if state.over:
-                return found
-            node = self.children[node, int(turns[-1].control)][outcome]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Visits:
-    """Every valued decision of many dialogues.
-
-    Attributes:
-        dialogue: int64, shape (V,).
-        infoset: int64, shape (V,): row of the tree's ``infosets``.
-        value: float64, shape (V,): estimated v(SPEAK) - v(SKIP), times the visit's weight.
-        exact: float64, shape (V,): the exact one at the node.
-    """
-
-    dialogue: NDArray[np.int64]
-    infoset: NDArray[np.int64]
-    value: NDArray[np.float64]
-    exact: NDArray[np.float64]
-
-
-def collect(
-    game: Game,
-    tree: ControlTree,
-    policy: Mapping[tuple[Seat, str], float] | float,
-    episodes: Sequence[Episode],
-    worlds: Sequence[int],
-) -> Visits:
-    """Lay the decisions of dialogues beside the exact values of their nodes.
-
-    A decision that was not probed counts with value 0, as the weights of those that were make up for it.
-
-    Args:
-        game: what was played.
-        tree: of the same game.
-        policy: what played.
-        episodes: the dialogues.
-        worlds: of each dialogue, the position of its question among those of the tree.
-    """
-    nodes, exact = Nodes(game, tree), np.diff(control_values(tree, policy).values, axis=1)[:, 0]
-    rows: list[tuple[int, int, float, float]] = []
-    for number, (episode, world) in enumerate(zip(episodes, worlds, strict=True)):
-        visited = nodes.of(episode, world)
-        for d in episode.decisions:
-            node = visited[d.round, d.seat]
-            value = 0.0 if d.values is None else d.values.weight * (d.values.speak - d.values.skip)
-            rows.append((number, int(tree.node_infoset[node]), value, float(exact[node])))
-    dialogue, infoset, values, known = zip(*rows, strict=True)
-    return Visits(dialogue=np.array(dialogue), infoset=np.array(infoset), value=np.array(values), exact=np.array(known))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Errors:
-    """What an estimator gets wrong, by information set.
-
-    Attributes:
-        sets: int64, shape (I,): rows of the tree's ``infosets``.
-        visits: int64, shape (I,).
-        bias: float64, shape (I,): mean of estimate - exact.
-        error: float64, shape (I,): standard error of ``bias`` over dialogues.
-        z: half-width of an interval in standard errors, such that all I intervals hold at once (Bonferroni).
-        variance: of the estimates around their set's mean, weighted by visits.
-        noise: of the estimates around the exact value of their node and the set's bias, likewise.
-        left_out: sets with too few dialogues.
-    """
-
-    sets: NDArray[np.int64]
-    visits: NDArray[np.int64]
-    bias: NDArray[np.float64]
-    error: NDArray[np.float64]
-    z: float
-    variance: float
-    noise: float
-    left_out: int
-
-    @property
-    def half_width(self) -> NDArray[np.float64]:
-        """Half the width of each interval, shape (I,); never less than rounding."""
-        return np.maximum(self.z * self.error, ROUNDING)
-
-    @property
-    def holds(self) -> NDArray[np.bool_]:
-        """Whether the interval of each set holds 0, shape (I,)."""
-        return np.abs(self.bias) <= self.half_width
-
-
-def errors_of(visits: Visits, level: float = LEVEL, fewest: int = FEWEST) -> Errors:
-    """Measure an estimator: see ``Errors``.
-
-    Args:
-        visits: from ``collect``.
-        level: probability with which all intervals hold the truth at once.
-        fewest: dialogues that must visit a set. Where outcomes are rare (one in a hundred visits) a normal interval
-            needs hundreds, or it is too narrow.
-    """
-    error = visits.value - visits.exact
-    kept: list[tuple[int, int, float, float]] = []
-    spread = noise = 0.0
-    left_out = 0
-    for row in np.unique(visits.infoset):
-        here = visits.infoset == row
-        count, mean = int(here.sum()), float(error[here].mean())
-        _, dialogue = np.unique(visits.dialogue[here], return_inverse=True)
-        sums = np.bincount(dialogue, weights=error[here] - mean)  # of each dialogue
-        if len(sums) < fewest:
-            left_out += 1
-            continue
-        kept.append((int(row), count, mean, float(np.sqrt((sums**2).sum())) / count))
-        spread += count * float(visits.value[here].var())
-        noise += count * float(error[here].var())
-    sets, counts, means, standard = (np.array(column) for column in zip(*kept, strict=True))
-    return Errors(
-        sets=sets,
-        visits=counts,
-        bias=means,
-        error=standard,
-        z=NormalDist().inv_cdf(1.0 - (1.0 - level) / (2 * len(sets))),
-        variance=spread / float(counts.sum()),
-        noise=noise / float(counts.sum()),
-        left_out=left_out,
-    )
 
 
 def line_of(name: str, estimator: str, tree: ControlTree, errors: Errors, cost: Sequence[float]) -> list[str]:
@@ -279,7 +115,7 @@ def main() -> None:
             began = time.perf_counter()
             episodes = play(game, team_of(game, policy), None, questions, seed=args.seed, probing=probing)
             seconds = time.perf_counter() - began
-            errors = errors_of(collect(game, tree, policy, episodes, worlds))
+            errors = errors_of(collect(game, tree, policy, episodes, worlds), fewest=FEWEST)
             left_out[name] = errors.left_out
             cost = (
                 sum(e.branch_turns for e in episodes) / len(episodes),

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import datetime
 from difflib import get_close_matches
 from io import TextIOWrapper
@@ -436,6 +436,8 @@ def _fitted_game(task: str, settings: Mapping[str, Any]) -> Game:
 def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of tracer train or tracer fit")
     parser.add_argument("--on", metavar="TASK", help="a recorded or simulated game to measure the team on as well")
+    parser.add_argument("--estimators", action="store_true", help="also check the value estimators on that game")
+    parser.add_argument("--dialogues", type=int, default=1500, help="played for --estimators (default: 1500)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", metavar="FILE", help="draw regrets and bounds (png, svg or pdf)")
     parser.set_defaults(parser=parser)
@@ -445,13 +447,15 @@ def certify_command(args: argparse.Namespace) -> int:
     """Run ``tracer certify``: check what a run's controllers promise, and measure the rest on a game.
 
     Returns:
-        The exit status: 1 when a bound that must hold does not.
+        The exit status: 1 when a bound that must hold does not, or an estimator that must be unbiased is not.
     """
     from tracer_agents.certify import certify, plot_regret
     from tracer_agents.controllers.storage import load_controllers
-    from tracer_agents.errors import RunDirectoryError
+    from tracer_agents.controllers.table import FrozenController
+    from tracer_agents.errors import CertificateError, RunDirectoryError
+    from tracer_agents.estimators import certify_estimators
     from tracer_agents.records import RunDirectory, read_json_object
-    from tracer_agents.report import print_certificate, print_cotraining
+    from tracer_agents.report import print_certificate, print_cotraining, print_estimators
     from tracer_env.exact import build_tree
 
     run = Path(args.run)
@@ -462,18 +466,33 @@ def certify_command(args: argparse.Namespace) -> int:
         raise RunDirectoryError(f"{path} is not there: the run is not finished, or trained no controllers.")
     controllers = load_controllers(path)
     task = args.on or (config["task"] if names_a_script(config.get("task")) else None)
-    tree = None if task is None else build_tree(_fitted_game(task, config))
+    if task is None and args.estimators:
+        raise CertificateError("estimators are checked on a game with exact values: name one with --on.")
+    game = None if task is None else _fitted_game(task, config)
+    tree = None if game is None else build_tree(game)
     certificate = certify(controllers, tree, task or "")
+    estimators = []
+    if args.estimators and game is not None and tree is not None:
+        estimators = certify_estimators(
+            game,
+            tree,
+            {name: FrozenController(c, "last") for name, c in controllers.items()},
+            dialogues=args.dialogues,
+            continuations=config.get("continuations", 1),
+        )
     if args.plot is not None:
         plot_regret(controllers, args.plot)
     if args.json:
-        print(json.dumps(certificate.to_json(), indent=1))
+        found = {"estimators": [asdict(row) | {"holds": row.holds} for row in estimators]} if estimators else {}
+        print(json.dumps(certificate.to_json() | found, indent=1))
     else:
         print_certificate(certificate)
+        if estimators:
+            print_estimators(estimators)
         summary = RunDirectory(run).summary
         if summary is not None and "cotraining_regret" in summary:
             print_cotraining(summary["cotraining_regret"])
-    return 0 if certificate.holds else 1
+    return 0 if certificate.holds and all(row.holds for row in estimators) else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

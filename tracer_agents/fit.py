@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tracer_agents.controllers.minimisers import RegretMinimiser
 from tracer_agents.controllers.table import HISTORY, RegretTable, TabularController
 from tracer_agents.interfaces import Controller, ControlValues
+from tracer_agents.rollout import WEIGHTINGS
 from tracer_env.errors import ConfigError, UnknownNameError, check_integer
 from tracer_env.exact import ControlTree, control_values, evaluate
 from tracer_env.exact.evaluate import speak_probs
@@ -43,8 +44,6 @@ __all__ = [
 ]
 
 # shape legend: N decision nodes, I information sets, A = 2 controls, n iterations
-
-WEIGHTINGS = ("visit", "counterfactual")
 
 
 @runtime_checkable

@@ -97,7 +97,10 @@ class ControlValues:
         infoset: key of the information set.
         skip: estimated value of SKIP.
         speak: estimated value of SPEAK.
-        weight: importance weight of the visit, positive (1 / probe rate).
+        weight: importance weight of the visit, positive: 1 / probe rate, and under counterfactual weighting also
+            1 / ``reach``.
+        reach: the visit counts in the average strategy with ``weight`` times this: the probability of the seat's own
+            controls on the way under counterfactual weighting, 1 under weighting by visits.
         features: float32 feature vector of the decision, for learners that read it.
         speak_prob: the probability of SPEAK with which it was decided; None when nobody kept it.
         control: what was played, 0 (SKIP) or 1 (SPEAK); None when nothing was.
@@ -109,6 +112,7 @@ class ControlValues:
     skip: float
     speak: float
     weight: float = 1.0
+    reach: float = 1.0
     features: NDArray[np.float32] | None = field(default=None, compare=False)
     speak_prob: float | None = None
     control: int | None = None

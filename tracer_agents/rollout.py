@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,13 @@ from tracer_env import (
     Utterance,
 )
 from tracer_env.dialogue import advance, play_turn
-from tracer_env.errors import ConfigError, RewardError, check_integer
+from tracer_env.errors import ConfigError, RewardError, UnknownNameError, check_integer
 from tracer_env.infosets import feature_vector
 
 __all__ = ["Decision", "Episode", "Player", "Probing", "play"]
 
 ESTIMATORS = ("local", "rollout", "exact")
+WEIGHTINGS = ("visit", "counterfactual")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,10 @@ class Probing:
             ``tracer_env.exact.control_values`` does.
         rewards: scores the candidates of a group; must be of kind LOCAL.
         probe_rate: share of decisions that are probed, in (0, 1]; their weight is 1 / probe_rate.
+        weighting: ``"visit"``: every visit counts alike, as it is drawn under the current strategies;
+            ``"counterfactual"``: divided by the probability of the seat's own controls on the way, as CFR needs it
+            (method.md, section 4): in recorded and simulated games with the ``history`` key. The average strategy is
+            weighted by visits either way, which is a heuristic.
         continuations: M, at least 1: how often ``rollout`` plays both controls on. Values are means over them. Of the
             played control, the first one is the dialogue itself, so that a decision opens 2 M - 1 branches.
     """
@@ -78,6 +84,7 @@ class Probing:
     rewards: RewardScheme
     probe_rate: float = 1.0
     continuations: int = 1
+    weighting: str = "visit"
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -92,6 +99,8 @@ class Probing:
         if not 0.0 < self.probe_rate <= 1.0:
             raise ConfigError(f"probe_rate must be in (0, 1], not {self.probe_rate!r}.")
         check_integer("continuations", self.continuations)
+        if self.weighting not in WEIGHTINGS:
+            raise UnknownNameError("weighting", self.weighting, WEIGHTINGS)
         if self.continuations > 1 and self.estimator != "rollout":
             raise ConfigError(
                 f"estimator {self.estimator!r} plays nothing on, so continuations must be 1, not {self.continuations}; "
@@ -183,12 +192,19 @@ class _Line:
         return self.streams[0]
 
 
+class _Weight(NamedTuple):
+    """``weight`` and ``reach`` of ``ControlValues``."""
+
+    weight: float
+    reach: float
+
+
 @dataclass(slots=True)
 class _Rollouts:
     """A decision whose controls are both played on, M times each; one of the lines is the episode's own."""
 
     decision: Decision
-    weight: float
+    weight: _Weight
     lines: tuple[list[_Line], list[_Line]]  # after SKIP, after SPEAK
 
 
@@ -197,7 +213,7 @@ class _Visit:
     """A decision that is to be valued exactly."""
 
     decision: Decision
-    weight: float
+    weight: _Weight
     state: DialogueState
     before: Mapping[Seat, Control]  # what the seats before it in a simultaneous round have decided
 
@@ -271,8 +287,8 @@ def play(
         One finished episode per question, in order.
 
     Raises:
-        ConfigError: if a seat has no player, a generator is missing, or ``exact`` is asked of a game that brings no
-            texts.
+        ConfigError: if a seat has no player, a generator is missing, or ``exact`` or counterfactual weights are asked
+            of a game that has none.
     """
     if generator is None and not game.scripted:
         raise ConfigError(f"task {game.task.name!r} needs a generator to write its texts.")
@@ -281,6 +297,8 @@ def play(
             f"estimator 'exact' needs a game that brings its texts, and task {game.task.name!r} does not. Use "
             "estimator='rollout', or record the game (tracer record) and play 'recorded:FILE'."
         )
+    if probing is not None and probing.weighting == "counterfactual":
+        _check_recall(game)
     missing = [seat.name for seat in game.rules.seats if seat not in team]
     if missing:
         raise ConfigError(f"the team has no player for {missing}.")
@@ -316,6 +334,14 @@ def play(
                 line.episode.rewards += [0.0] * len(moves)
                 _credit(line, game.pay(*transitions[line.number]))
     return [_finish(game, team, line) for line in mains]
+
+
+def _check_recall(game: Game) -> None:
+    if not game.scripted or game.abstraction != "history":
+        raise ConfigError(
+            "counterfactual weights need a recorded or simulated game with abstraction='history' (perfect recall), not "
+            f"task {game.task.name!r} with {game.abstraction!r}; use weighting='visit'."
+        )
 
 
 def _plan(game: Game, team: Mapping[Seat, Player], line: _Line, probing: Probing | None) -> list[_Move]:
@@ -404,11 +430,13 @@ def _record_move(
     state = line.state
     may_skip = move.mask[0]
     decision = Decision(move.seat, state.round, move.infoset, move.features, move.speak_prob, move.control)
+    earlier = tuple(line.episode.decisions)
     if may_skip:
         line.episode.decisions.append(decision)
     if probing is None or not move.probed:
         return []
-    weight = 1.0 / probing.probe_rate
+    reach = _own_reach(earlier, move.seat) if probing.weighting == "counterfactual" else 1.0
+    weight = _Weight(1.0 / probing.probe_rate / reach, reach)
     turns = [
         play_turn(game.rules, game.task, state, move.seat, Action(Control.SPEAK, utterance)) for utterance in move.said
     ]
@@ -443,6 +471,12 @@ def _record_move(
             branches.append(_Line(line.batch, number, (draws,), line.episode, True, first=len(after.turns) - 1))
             rollouts.lines[control].append(branches[-1])
     return branches
+
+
+def _own_reach(decisions: Sequence[Decision], seat: Seat) -> float:
+    """Return the probability of what a seat has decided so far."""
+    own = (d for d in decisions if d.seat is seat)
+    return math.prod(d.speak_prob if d.control is Control.SPEAK else 1.0 - d.speak_prob for d in own)
 
 
 def _finite(rewards: RewardScheme, state: DialogueState, turn: Turn) -> float:
@@ -529,12 +563,13 @@ class _Expected:
         return _speak_prob(controller, seat, game.infoset(state, seat), features, game.mask(state, seat))
 
 
-def _values(decision: Decision, skip: float, speak: float, weight: float) -> ControlValues:
+def _values(decision: Decision, skip: float, speak: float, weight: _Weight) -> ControlValues:
     return ControlValues(
         infoset=decision.infoset,
         skip=skip,
         speak=speak,
-        weight=weight,
+        weight=weight.weight,
+        reach=weight.reach,
         features=decision.features,
         speak_prob=decision.speak_prob,
         control=int(decision.control),

@@ -1,5 +1,7 @@
 """Value estimators against exact values: bias, variance, cost; what is drawn when, and what a controller cannot see."""
 
+import json
+import shutil
 from copy import copy
 from dataclasses import replace
 
@@ -9,13 +11,16 @@ from drawn import draw_recordings
 from toy import ToyTask
 
 from benchmarks import estimators as bench
+from tracer_agents import cli, estimators, fit, rollout
 from tracer_agents.controllers.fixed import FixedController
+from tracer_agents.controllers.table import TabularController
 from tracer_agents.fit import policy_of_controllers
 from tracer_agents.generators.scripted import ScriptedGenerator
 from tracer_agents.rollout import Player, Probing, play
 from tracer_env import Action, Costs, Game, OutcomeRewards, Question, Role, TracerRewards
-from tracer_env.errors import ConfigError
+from tracer_env.errors import ConfigError, UnknownNameError
 from tracer_env.exact import build_tree, control_values
+from tracer_env.exact.evaluate import speak_probs
 from tracer_env.tasks.simulated import SimulatedTask, SimulatedTeam
 
 COSTS = OutcomeRewards(costs=Costs(per_call=0.05))
@@ -47,7 +52,7 @@ class Scene:
         return play(self.game, self.team, None, asked, seed=seed, probing=probing(**settings)), worlds
 
     def visits(self, count, **settings):
-        return bench.collect(self.game, self.tree, self.policy, *self.play(count, **settings))
+        return estimators.collect(self.game, self.tree, self.policy, *self.play(count, **settings))
 
     def against_the_set(self, visits):
         """Compare with the mean value of the information set, and not with that of the node."""
@@ -72,7 +77,7 @@ def scenes(tmp_path_factory):
 def test_exact_is_the_control_value_of_every_visited_node(scenes, name):
     scene = scenes[name]
     episodes, worlds = scene.play(30, estimator="exact")
-    nodes, compared = bench.Nodes(scene.game, scene.tree), 0
+    nodes, compared = estimators.Nodes(scene.game, scene.tree), 0
     for episode, world in zip(episodes, worlds, strict=True):
         visited = nodes.of(episode, world)
         for d in episode.decisions:
@@ -90,7 +95,7 @@ def test_rollout_is_unbiased(scenes, name, continuations):
     scene = scenes[name]
     visits = scene.visits(2000, continuations=continuations)
     for compared in (visits, scene.against_the_set(visits)):
-        errors = bench.errors_of(compared, ALL_SETS, fewest=150)
+        errors = estimators.errors_of(compared, ALL_SETS, fewest=150)
         assert errors.holds.all(), (errors.bias, errors.half_width)
         assert len(errors.sets) >= 5
         assert errors.half_width.min() < 0.15  # narrow enough to say something
@@ -98,7 +103,7 @@ def test_rollout_is_unbiased(scenes, name, continuations):
 
 def test_a_sample_of_decisions_is_unbiased_by_its_weights(scenes):
     scene = scenes["drawn"]
-    errors = bench.errors_of(scene.visits(3000, probe_rate=0.4), ALL_SETS, fewest=150)
+    errors = estimators.errors_of(scene.visits(3000, probe_rate=0.4), ALL_SETS, fewest=150)
     assert errors.holds.all(), (errors.bias, errors.half_width)
 
 
@@ -107,9 +112,61 @@ def test_local_is_biased_where_the_answer_can_still_change(scenes):
     scene = scenes["drawn"]
     visits = scene.visits(2000, estimator="local")
     for compared in (visits, scene.against_the_set(visits)):
-        errors = bench.errors_of(compared, ALL_SETS, fewest=150)
+        errors = estimators.errors_of(compared, ALL_SETS, fewest=150)
         reviews = [scene.tree.infosets[row][0].role is Role.REVIEWER for row in errors.sets]
         assert (~errors.holds & reviews).any()
+
+
+# --- weighting -------------------------------------------------------------------------------------------------------
+
+
+def test_counterfactual_weights_leave_out_the_seats_own_controls():
+    """Summed over episodes, weighted differences are CFR's increments: exact ones of the tree, and no other."""
+    scene, count = Scene("simulated:default", abstraction="history", rounds=4), 3000
+    speak = speak_probs(scene.tree, scene.policy)
+    own, others = fit._split_reach(scene.tree, speak)
+    assert own.min() < 0.5  # or there is nothing to tell
+    at = scene.tree.node_infoset
+    gains = np.diff(scene.at.values, axis=1)[:, 0] * scene.tree.may_skip
+    expected = {
+        "counterfactual": np.bincount(at, weights=others * gains),
+        "visit": np.bincount(at, weights=others * own * gains),
+    }
+    rows = {pair: k for k, pair in enumerate(scene.tree.infosets)}
+    for weighting, told_apart in (("counterfactual", "visit"), ("visit", "counterfactual")):
+        episodes, _ = scene.play(count, estimator="exact", weighting=weighting)
+        by_episode = np.zeros((count, len(rows)))
+        for e, episode in enumerate(episodes):
+            for d in episode.decisions:
+                by_episode[e, rows[d.seat, d.infoset]] += d.values.weight * (d.values.speak - d.values.skip)
+        mean, error = by_episode.mean(axis=0), by_episode.std(axis=0) / np.sqrt(count)
+        often = (by_episode != 0.0).sum(axis=0) >= 100
+        assert often.sum() >= 6
+        assert (np.abs(mean - expected[weighting])[often] <= 4.5 * error[often] + 1e-12).all()
+        assert (np.abs(mean - expected[told_apart])[often] > 4.5 * error[often]).any()
+
+
+def test_the_average_strategy_stays_weighted_by_visits():
+    scene = Scene("simulated:default", abstraction="history")
+    episodes, _ = scene.play(50, weighting="counterfactual", probe_rate=0.5)
+    values = [d.values for e in episodes for d in e.decisions if d.values is not None]
+    assert {round(v.weight * v.reach, 12) for v in values} == {2.0}
+    assert min(v.reach for v in values) < 0.5
+    increments = TabularController().increments(values)
+    assert increments.weights == pytest.approx(np.full(len(values), 2.0))
+    assert increments.gains[:, 1] == pytest.approx([v.weight * (v.speak - v.skip) / 2.0 for v in values])
+
+
+def test_counterfactual_weights_need_perfect_recall_and_a_known_game(scenes):
+    with pytest.raises(ConfigError, match="abstraction='history'"):
+        scenes["simulated"].play(1, weighting="counterfactual")
+    live = Game(ToyTask(), abstraction="history")
+    players = {s: Player(policy=s.name, controller=FixedController(0.5)) for s in live.rules.seats}
+    with pytest.raises(ConfigError, match="use weighting='visit'"):
+        play(live, players, ScriptedGenerator(["7"]), [live.task.question(0)], seed=0,
+             probing=probing(weighting="counterfactual"))  # fmt: skip
+    with pytest.raises(UnknownNameError, match="counterfactual"):
+        probing(weighting="counter")
 
 
 # --- variance --------------------------------------------------------------------------------------------------------
@@ -117,7 +174,7 @@ def test_local_is_biased_where_the_answer_can_still_change(scenes):
 
 def test_variance_falls_as_one_over_the_number_of_continuations(scenes):
     """On a recording the continuations differ by controls only, and by independent ones: the noise is sigma² / M."""
-    noise = {m: bench.errors_of(scenes["drawn"].visits(1500, continuations=m)).noise for m in (1, 4)}
+    noise = {m: estimators.errors_of(scenes["drawn"].visits(1500, continuations=m)).noise for m in (1, 4)}
     assert noise[1] > 0.05
     assert 4 * noise[4] / noise[1] == pytest.approx(1.0, abs=0.2)
 
@@ -344,7 +401,7 @@ def test_lines_branches_and_recursion_show_a_controller_what_the_tree_does(scene
     assert len(asked) > 5
     assert asked <= known
     if estimator == "exact":
-        at, nodes = control_values(tree, policy_of_controllers(readers)), bench.Nodes(scene.game, tree)
+        at, nodes = control_values(tree, policy_of_controllers(readers)), estimators.Nodes(scene.game, tree)
         for episode, world in zip(episodes, worlds, strict=True):
             visited = nodes.of(episode, world)
             for d in episode.decisions:
@@ -439,6 +496,68 @@ def test_settings_that_mean_nothing_are_errors():
     with pytest.raises(ConfigError, match="tracer record"):
         play(game, players, ScriptedGenerator(["7"]), [game.task.question(0)], seed=0,
              probing=probing(estimator="exact"))  # fmt: skip
+
+
+# --- the certificate -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit") / "run"
+    options = ["--iterations", "20", "--starts", "1", "--cost-per-1k-tokens", "1"]
+    assert cli.main(["fit", "--task", "simulated:default", *options, "--out", str(folder)]) == 0
+    return folder
+
+
+def certified(folder, capsys, *options):
+    """Return the exit status and the rows of ``tracer certify --estimators``, by estimator."""
+    capsys.readouterr()
+    status = cli.main(["certify", str(folder), "--estimators", *options, "--json"])
+    return status, {row["estimator"]: row for row in json.loads(capsys.readouterr().out)["estimators"]}
+
+
+def test_estimators_are_certified_apart(fitted, capsys):
+    status, rows = certified(fitted, capsys)
+    assert status == 0
+    assert list(rows) == ["local", "rollout", "exact"]
+    assert [row["promised"] for row in rows.values()] == [False, True, True]
+    assert all(row["holds"] for row in rows.values())
+    assert rows["local"]["contain_zero"] < rows["local"]["sets"]
+    assert abs(rows["exact"]["bias"]) < 1e-9
+    assert 0.0 < rows["rollout"]["half_width"] < 0.3
+    assert rows["rollout"]["sets"] >= 5
+    assert cli.main(["certify", str(fitted), "--estimators", "--dialogues", "400"]) == 0
+    assert "rollout, M = 1" in capsys.readouterr().out
+
+
+def test_a_biased_estimator_fails_its_certificate(fitted, capsys, monkeypatch):
+    """Three bugs: values of the wrong control, SPEAK a little too good, and half of what it is worth."""
+    values = rollout._values
+    for wrong in (
+        lambda skip, speak: (speak, skip),
+        lambda skip, speak: (skip, speak + 0.2),
+        lambda skip, speak: (skip, 0.5 * speak),
+    ):
+        monkeypatch.setattr(
+            rollout, "_values", lambda d, skip, speak, w, wrong=wrong: values(d, *wrong(skip, speak), w)
+        )
+        status, rows = certified(fitted, capsys, "--dialogues", "600")
+        assert status == 1
+        assert [rows[name]["holds"] for name in ("local", "rollout", "exact")] == [True, False, False]
+    assert cli.main(["certify", str(fitted), "--estimators", "--dialogues", "600"]) == 1
+    assert "BROKEN: exact must be unbiased" in " ".join(capsys.readouterr().out.split())
+
+
+def test_estimators_need_a_game_and_enough_dialogues(fitted, tmp_path, capsys):
+    assert cli.main(["certify", str(fitted), "--estimators", "--dialogues", "100"]) == 1
+    assert "play more of them" in capsys.readouterr().err
+    assert cli.main(["certify", str(fitted), "--estimators", "--dialogues", "0"]) == 1
+    assert "dialogues must be" in capsys.readouterr().err
+    live = tmp_path / "live"
+    shutil.copytree(fitted, live)
+    (live / "config.json").write_text(json.dumps({"task": "arithmetic"}))
+    assert cli.main(["certify", str(live), "--estimators"]) == 1
+    assert "--on" in capsys.readouterr().err
 
 
 def test_the_table_of_the_benchmark(tmp_path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -272,8 +272,9 @@ class TabularController:
         Raises:
             ConfigError: if a value is not finite or a weight not positive.
         """
-        numbers = np.array([(v.skip, v.speak, v.weight) for v in values], dtype=np.float64).reshape(-1, 3)
-        return self.increments_of([v.infoset for v in values], numbers[:, :2], numbers[:, 2])
+        numbers = np.array([(v.skip, v.speak, v.weight, v.reach) for v in values], dtype=np.float64).reshape(-1, 4)
+        made = self.increments_of([v.infoset for v in values], numbers[:, :2], numbers[:, 2])
+        return replace(made, weights=made.weights * numbers[:, 3])
 
     def increments_of(
         self, infosets: Sequence[str], values: NDArray[np.float64], weights: NDArray[np.float64]
