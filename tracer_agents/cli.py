@@ -141,6 +141,7 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
     """
     from tracer_agents.assembly import make_games
     from tracer_agents.records import RunDirectory
+    from tracer_agents.refit import kind_of_refit
     from tracer_agents.report import TrainProgress, print_closing, print_results
 
     config = config_from(args)
@@ -150,7 +151,8 @@ def train_command(args: argparse.Namespace, flow: Flow | None = None) -> int:
         print(f"{run.path} is finished; nothing to do.")
         return 0
     run.check_free(resume=args.resume)
-    make_games(config)  # an unknown task or option is an error now, not after half a minute of imports
+    game, _ = make_games(config)  # an unknown task or option is an error now, not after half a minute of imports
+    kind_of_refit(config, game)
     print("Loading torch, transformers and TRL ...", flush=True)
     with TrainProgress() as progress:
         try:
@@ -435,7 +437,9 @@ def _fitted_game(task: str, settings: Mapping[str, Any]) -> Game:
 
 def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of tracer train or tracer fit")
-    parser.add_argument("--on", metavar="TASK", help="a recorded or simulated game to measure the team on as well")
+    parser.add_argument(
+        "--on", metavar="TASK", help="recorded or simulated game to measure (default: the fitted one)"
+    )
     parser.add_argument("--estimators", action="store_true", help="also check the value estimators on that game")
     parser.add_argument("--dialogues", type=int, default=1500, help="played for --estimators (default: 1500)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -465,7 +469,9 @@ def certify_command(args: argparse.Namespace) -> int:
     if not path.is_file():
         raise RunDirectoryError(f"{path} is not there: the run is not finished, or trained no controllers.")
     controllers = load_controllers(path)
-    task = args.on or (config["task"] if names_a_script(config.get("task")) else None)
+    refit = run / "refit.npz"  # the recording that a run's controllers were re-fitted on
+    own = f"recorded:{refit}" if refit.is_file() else config["task"] if names_a_script(config.get("task")) else None
+    task = args.on or own
     if task is None and args.estimators:
         raise CertificateError("estimators are checked on a game with exact values: name one with --on.")
     game = None if task is None else _fitted_game(task, config)

@@ -96,8 +96,13 @@ class TrainConfig(GspoConfig):
     updates: int = setting(6, "alternations of the two layers")
     questions_per_update: int = setting(48, "dialogues per update")
     probe_rate: float = setting(1.0, "share of decisions that are probed")
-    refit_updates: int = setting(6, "controller updates with the generators frozen; 0 deploys what training learned")
-    refit_questions: int = setting(192, "dialogues per such update")
+    refit: str = setting(
+        "auto",
+        "controllers learned anew with the generators frozen: recording (of the final team, with exact values), live "
+        "(from dialogues, with the estimator), none, or auto: recording if its tree is small and of U, else live",
+    )
+    refit_questions: int = setting(192, "fresh questions of the recording, or of each live update")
+    refit_updates: int = setting(6, "controller updates of a live re-fit")
     eval_questions: int = setting(512, "held-out questions before and after")
 
     max_new_tokens: int = setting(64, "longest utterance in tokens")
@@ -112,15 +117,10 @@ class TrainConfig(GspoConfig):
             ConfigError: naming the setting and what is allowed.
         """
         super().__post_init__()
-        _at_least(self, updates=0, questions_per_update=1, refit_updates=0, refit_questions=1, eval_questions=1)
+        _at_least(self, updates=0, questions_per_update=1, refit_updates=2, refit_questions=1, eval_questions=1)
         _at_least(self, max_new_tokens=1, batch_size=1, seed=0, continuations=1)
         if not 0.0 < self.probe_rate <= 1.0:
             raise ConfigError(f"probe_rate must be in (0, 1], not {self.probe_rate!r}.")
-        if self.refit_updates == 1:
-            raise ConfigError(
-                "refit_updates must be 0 or at least 2: a single update plays the uniform strategy only, so that its "
-                "average has learned nothing."
-            )
         for f in fields(self):
             if getattr(self, f.name) == "":
                 raise ConfigError(f"{f.name} must not be empty; leave it out for its default ({f.default}).")
@@ -132,6 +132,12 @@ class TrainConfig(GspoConfig):
                 "have: record its team (tracer record --run DIR) and fit controllers on that (tracer fit)."
             )
         _one_of("estimator", self.estimator, ("rollout", "local"))
+        _one_of("refit", self.refit, ("auto", "recording", "live", "none"))
+        if self.refit == "recording" and self.estimator != "rollout":
+            raise ConfigError(
+                f"a re-fit on a recording values controls by the team return, and estimator {self.estimator!r} does "
+                "not: use --refit live, or --estimator rollout."
+            )
         if self.continuations > 1 and self.estimator != "rollout":
             raise ConfigError(
                 f"estimator {self.estimator!r} plays nothing on, so continuations must be 1, not {self.continuations}."

@@ -44,6 +44,7 @@ __all__ = [
     "Writer",
     "check_recordable",
     "hash_of_files",
+    "leaves_of",
     "merge_recordings",
     "record",
     "record_chunk",
@@ -367,18 +368,23 @@ def check_recordable(game: Game, plan: RecordPlan) -> None:
                 f"pool has {plan.proposals} and {plan.reviews}. Raise them or lower the rounds."
             )
         return
-    turns = [_turns_of_round(rules, r) for r in range(rules.rounds)]
-    choices = sum(turns[1:])  # in the first round no answer stands and everybody has to speak
-    if 2**choices > _MAX_LEAVES:
+    if (leaves := leaves_of(rules)) > _MAX_LEAVES:
         raise ConfigError(
-            f"the control tree of this team has up to {2**choices:,} leaves for each question (2 to the number of "
+            f"the control tree of this team has up to {leaves:,} leaves for each question (2 to the number of "
             f"choices); at most {_MAX_LEAVES:,} are recorded. Lower rounds or seats."
         )
+    turns = [_turns_of_round(rules, r) for r in range(rules.rounds)]
     if sum(turns[:-1]) > _MAX_TURNS or len(rules.seats) > _MAX_SEATS:
         raise ConfigError(
             f"a recording holds up to {_MAX_SEATS} seats and {_MAX_TURNS} turns before the last round; this team has "
             f"{len(rules.seats)} and {sum(turns[:-1])}. Lower rounds or seats."
         )
+
+
+def leaves_of(rules: Rules) -> int:
+    """Return the most leaves that a question's control tree can have: 2 to the number of choices."""
+    # in the first round no answer stands and everybody has to speak
+    return 1 << sum(_turns_of_round(rules, r) for r in range(1, rules.rounds))
 
 
 def _turns_of_round(rules: Rules, round_index: int) -> int:

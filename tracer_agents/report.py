@@ -205,9 +205,21 @@ def print_results(summary: Mapping[str, Any]) -> None:
         cells = [f"{r[key]['speak_rate']:.2f} ({r[key]['visits']})" if key in r else "-" for r in (before, after)]
         rates.add_row(key, *cells)
     console.print(rates)
+    _print_refit(console, summary["refit"])
     gain = summary["after"]["accuracy"] - summary["before"]["accuracy"]
     console.print(f"Team accuracy {100 * gain:+.1f} points in {summary['wall_s']:.0f} s.", style="bold")
     _print_near_zero(console, summary["eval_task"], summary["after"], summary["before"])
+
+
+def _print_refit(console: Console, refit: Mapping[str, Any]) -> None:
+    if refit["kind"] != "recording":
+        return
+    best = "the optimum" if refit["is_optimum"] else "the best policy found"
+    console.print(
+        f"The controllers were re-fitted on a recording of {refit['questions']} questions: team return there "
+        f"{refit['team_return']:.3f}, {best} {refit['optimum']:.3f} ({len(refit['starts'])} starts: "
+        f"{min(refit['starts']):.3f} to {max(refit['starts']):.3f})."
+    )
 
 
 def _deployed(summary: Mapping[str, Any]) -> str:

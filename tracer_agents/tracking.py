@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tracer_agents.controllers.table import TabularController
 from tracer_agents.rollout import Episode
 from tracer_env import render
@@ -63,6 +65,25 @@ class TensorBoard:
                 for curve, value in curves.items():
                     if value is not None:
                         self._writer.add_scalar(f"{phase}_{curve}/{name}", value, step)
+
+    def history(self, phase: str, controllers: Mapping[str, TabularController], first: int) -> None:
+        """Write what was played, regret and its bound of every update that controllers remember, the later the sparser.
+
+        Args:
+            phase: as for ``controllers``.
+            controllers: by seat name.
+            first: the step before the first update.
+        """
+        curves = {"speak_prob": "profiles", "regret": "regret", "regret_bound": "bound"}
+        for seat, controller in controllers.items():
+            updates = np.unique(np.geomspace(1, controller.version, num=60).astype(np.int64))
+            for row, infoset in enumerate(controller.infosets):
+                name = f"{seat} {' '.join(infoset.split('|')[1:])}"
+                for curve, kept in curves.items():
+                    for update in updates.tolist():
+                        known = controller.history[kept][update - 1]
+                        if row < len(known) and np.isfinite(known[row]):
+                            self._writer.add_scalar(f"{phase}_{curve}/{name}", known[row], first + update)
 
     def transcripts(self, name: str, episodes: Sequence[Episode], step: int) -> None:
         """Write whole dialogues as preformatted text."""

@@ -199,7 +199,7 @@ def test_the_shipped_model_takes_the_other_seat(one_thread):
 def run(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp("runs") / "run"
     sizes = {
-        "updates": 1, "questions-per-update": 4, "groups-per-update": 4, "refit-updates": 2, "refit-questions": 4,
+        "updates": 1, "questions-per-update": 4, "groups-per-update": 4, "refit-questions": 4,
         "eval-questions": 4, "rounds": 4,
     }  # fmt: skip
     options = [f"--{name}={value}" for name, value in sizes.items()]

@@ -6,21 +6,24 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tracer_agents import Candidate, Group, cli
+from tracer_agents import Candidate, Group, cli, record, refit
 from tracer_agents.assembly import make_game, questions_of, seed_of
 from tracer_agents.config import TrainConfig
 from tracer_agents.errors import CollapseError
+from tracer_agents.refit import ITERATIONS, kind_of_refit
 from tracer_agents.trainers.tracer import CollapseGuard
+from tracer_env.recordings import load_recording
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "--smoke", "--updates", "2", "--questions-per-update", "6", "--groups-per-update", "4", "--refit-updates", "2",
+    "--smoke", "--updates", "2", "--questions-per-update", "6", "--groups-per-update", "4",
     "--refit-questions", "8", "--eval-questions", "12", "--seed", "5", "--threads", "1",
 ]  # fmt: skip
 FIGURES = {
@@ -41,12 +44,19 @@ def finished(tmp_path_factory):
 
 
 def test_the_controllers_are_certified(finished, capsys):
-    assert cli.main(["certify", str(finished), "--on", "recorded:arithmetic-test", "--json"]) == 0
-    certificate = json.loads(capsys.readouterr().out)
-    refit = json.loads((finished / "config.json").read_text())["refit_updates"]
-    assert certificate["rows"]
-    assert max(row["updates"] for row in certificate["rows"]) <= refit
-    assert certificate["game"]["profiles"] == refit  # what is deployed is from the re-fit
+    refit = json.loads((finished / "summary.json").read_text())["refit"]
+    for options, task in (([], f"recorded:{finished / 'refit.npz'}"), (["--on", "recorded:arithmetic-test"],) * 2):
+        assert cli.main(["certify", str(finished), *options, "--json"]) == 0
+        certificate = json.loads(capsys.readouterr().out)
+        assert certificate["rows"]
+        assert max(row["updates"] for row in certificate["rows"]) == ITERATIONS
+        game = certificate["game"]
+        assert game["profiles"] == ITERATIONS  # what is deployed is from the re-fit
+        assert game["task"] == (task if isinstance(task, str) else task[1])
+        own = (refit["team_return"], refit["optimum"])
+        assert ((game["team_return"]["greedy"], game["optimum"]) == pytest.approx(own)) == (not options)
+    assert refit["kind"] == "recording"
+    assert refit["team_return"] == max(refit["starts"])
 
 
 def test_run_directory_layout(finished):
@@ -84,7 +94,7 @@ def test_summary_has_every_row_and_figure(finished):
 def test_episodes_are_complete_and_hold_no_times(finished):
     lines = [json.loads(line) for line in (finished / "episodes.jsonl").read_text().splitlines()]
     phases = {line["phase"] for line in lines}
-    assert {"before", "train", "refit", "after", "after_greedy_decoding", "always_speak"} <= phases
+    assert {"before", "train", "after", "after_greedy_decoding", "always_speak"} <= phases
     assert len({line["episode_id"] for line in lines}) == len(lines)
     for line in lines:
         assert list(line) == [
@@ -102,7 +112,7 @@ def test_training_moves_both_layers(finished):
     adapters = load_file(finished / "final" / "adapters" / "proposer_0" / "adapter_model.safetensors")
     assert any(np.abs(value).max() > 0 for name, value in adapters.items() if "lora_B" in name)
     with np.load(finished / "final" / "controllers.npz", allow_pickle=False) as file:
-        assert file["updates"].max() == 2  # the re-fit starts anew
+        assert file["updates"].max() == ITERATIONS  # the re-fit starts anew
     timing = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
     assert timing[-1]["proposer_0/steps"] > 0
     assert timing[-1]["proposer_0/ratio_max"] != 1.0
@@ -120,7 +130,8 @@ def episodes_of(folder):
 def test_deployed_is_the_greedy_average_of_the_refit(finished):
     rates = json.loads((finished / "summary.json").read_text())["after"]["speak_rates"]
     with np.load(finished / "final" / "controllers.npz", allow_pickle=False) as file:
-        average = dict(zip(file["keys"].tolist(), file["strategy_sum"] / file["visits"][:, None], strict=True))
+        total = file["strategy_sum"]
+        average = dict(zip(file["keys"].tolist(), total / total.sum(axis=1, keepdims=True), strict=True))
     learned = [key for key in rates if key in average]
     assert len(learned) >= 3
     for key in learned:
@@ -131,6 +142,7 @@ def test_deployed_is_the_greedy_average_of_the_refit(finished):
 def test_questions_are_fresh_and_evaluations_paired(finished):
     phases = episodes_of(finished)
     questions = {phase: [e["question_id"] for e in episodes] for phase, episodes in phases.items()}
+    questions["refit"] = [q.question_id for q in load_recording(finished / "refit.npz").questions]
     for phase in ("train", "refit"):
         assert len(set(questions[phase])) == len(questions[phase])
         assert not set(questions[phase]) & set(questions["before"])
@@ -215,6 +227,8 @@ def test_run_directory_errors(finished, capsys, tmp_path):
         (["--model", ""], "model must not be empty"),
         (["--lora-targets", "q_proj,v_pro"], "'v_proj'"),
         (["--refit-updates", "1"], "at least 2"),
+        (["--refit", "record"], "'recording'"),
+        (["--refit", "recording", "--estimator", "local"], "--refit live"),
     ],
 )
 def test_bad_input_is_one_clear_line(options, message, capsys, tmp_path, monkeypatch):
@@ -236,15 +250,87 @@ def test_each_layer_alone_and_the_paper_s_preset(settings, tmp_path):
 
 
 def test_without_a_refit_the_controllers_of_training_are_deployed(tmp_path):
-    assert train(tmp_path / "run", "--updates", "1", "--layers", "controllers", "--refit-updates", "0") == 0
+    assert train(tmp_path / "run", "--updates", "1", "--layers", "controllers", "--refit", "none") == 0
     with np.load(tmp_path / "run" / "final" / "controllers.npz", allow_pickle=False) as file:
         assert file["updates"].tolist() == [1] * len(file["keys"])
         assert len(file["keys"]) >= 3
 
 
+def test_a_live_refit_learns_from_fresh_dialogues(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(run, "--updates", "1", "--layers", "controllers", "--refit", "live") == 0
+    assert json.loads((run / "summary.json").read_text())["refit"] == {"kind": "live"}
+    assert not (run / "refit.npz").exists()
+    phases = episodes_of(run)
+    asked = {phase: [e["question_id"] for e in phases[phase]] for phase in ("train", "refit")}
+    assert len(set(asked["refit"])) == 2 * 8
+    assert not set(asked["train"]) & set(asked["refit"])
+    capsys.readouterr()
+    assert cli.main(["certify", str(run), "--json"]) == 0
+    certificate = json.loads(capsys.readouterr().out)
+    assert certificate["game"] is None
+    assert max(row["updates"] for row in certificate["rows"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({}, "recording"),
+        ({"rounds": 7}, "recording"),
+        ({"rounds": 8}, "live"),
+        ({"estimator": "local"}, "live"),
+        ({"rounds": 8, "refit": "recording"}, "recording"),
+        ({"refit": "live"}, "live"),
+        ({"layers": "generators"}, "none"),
+        ({"proposers": 2, "reviewers": 2, "schedule": "simultaneous"}, "live"),
+    ],
+)
+def test_the_kind_of_the_refit(settings, kind):
+    config = TrainConfig(**settings)
+    assert kind_of_refit(config, make_game(config, task="arithmetic", split="train")) == kind
+
+
+def test_a_tree_that_is_too_large_is_an_error_before_anything_is_loaded(tmp_path, capsys):
+    assert train(tmp_path / "run", "--rounds", "20", "--refit", "recording") == 1
+    assert "524,288 leaves" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_recording_goes_on(tmp_path, monkeypatch, capsys):
+    """The same team and controllers, and no chunk is written twice."""
+    record_chunk, chunks = record.record_chunk, []
+
+    def interrupted(game, write, questions, plan):
+        if len(chunks) == 1:
+            chunks.append(None)
+            raise KeyboardInterrupt
+        chunks.append([q.question_id for q in questions])
+        return record_chunk(game, write, questions, plan)
+
+    monkeypatch.setattr(record, "record_chunk", interrupted)
+    monkeypatch.setattr(refit, "_PLAN", replace(refit._PLAN, chunk=5))
+    run, options = tmp_path / "run", ["--updates", "1", "--layers", "controllers", "--refit-questions", "12"]
+    assert train(run, *options) == 130
+    assert "--resume" in capsys.readouterr().out
+    assert train(run, *options, "--resume") == 0
+    asked = [question for chunk in chunks if chunk for question in chunk]
+    assert len(asked) == len(set(asked)) == 12
+    assert not (run / "refit.npz.parts").exists()
+    assert train(tmp_path / "whole", *options) == 0
+    names = ("refit.npz", "final/controllers.npz")
+    one, other = ([hashed(folder / name) for name in names] for folder in (run, tmp_path / "whole"))
+    assert one == other
+
+
+def hashed(path):
+    """Return the arrays of a file by name, but for the manifest, which holds paths."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name].tobytes() for name in file.files if name != "manifest"}
+
+
 def test_larger_teams_train(tmp_path):
     options = ["--proposers", "2", "--reviewers", "2", "--schedule", "simultaneous", "--rounds", "3", "--updates", "1"]
-    assert train(tmp_path / "run", *options) == 0
+    assert train(tmp_path / "run", *options, "--refit-questions", "4") == 0
     assert (tmp_path / "run" / "final" / "adapters" / "reviewer_1" / "adapter_model.safetensors").exists()
 
 

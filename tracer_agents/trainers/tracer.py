@@ -34,9 +34,10 @@ from tracer_agents.errors import CheckpointError, CollapseError, GeneratorError
 from tracer_agents.evaluate import evaluate_team, self_consistency, single_call
 from tracer_agents.interfaces import Controller, ControlValues, Group
 from tracer_agents.records import RunDirectory, write_json
+from tracer_agents.refit import kind_of_refit, refit_on_recording
 from tracer_agents.rollout import Episode, Probing, play
 from tracer_agents.tracking import TensorBoard
-from tracer_env import Game, Role, TracerRewards, Verdict
+from tracer_env import Game, Question, Role, TracerRewards, Verdict
 from tracer_env.answers import parse_verdict
 
 __all__ = ["CollapseGuard", "Training"]
@@ -238,8 +239,30 @@ class Training:
             self._progress.step("look for collapse", 1, 1)
         if self.config.trains_controllers and self.config.updates:
             self.results["cotraining_regret"] = cotraining_regret(self.controllers)
-        if not self.config.trains_controllers or not self.config.refit_updates:
-            return
+        kind = kind_of_refit(self.config, self.game)
+        self.results["refit"] = {"kind": kind}
+        if kind == "recording":
+            self._refit_on_recording()
+        elif kind == "live":
+            self._refit_live()
+
+    def _refit_on_recording(self) -> None:
+        questions = self._fresh_questions(0, self.config.refit_questions)
+        refit = refit_on_recording(
+            self.config,
+            self.game,
+            self.generator,
+            questions,
+            self.run.path / "refit.npz",
+            on_chunk=lambda done, total: self._progress.step("record the team", done, total),
+        )
+        self.controllers = refit.fit.controllers()
+        self.results["refit"] |= refit.figures
+        self.results["training"]["dialogues"] += refit.dialogues
+        self.results["training"]["tokens_generated"] += refit.tokens
+        self._board.history("refit", self.controllers, self.done)
+
+    def _refit_live(self) -> None:
         self.controllers = {name: self._new_controller() for name in self.controllers}
         # rollout values come from the candidate that is played; local ones are the mean over the K candidates
         num_candidates = self.config.num_candidates if self.config.estimator == "local" else 1
@@ -316,10 +339,10 @@ class Training:
             probe_rate=config.probe_rate,
             continuations=config.continuations if estimator == "rollout" else 1,
         )
-        first = (update - 1) * count
-        if phase != "train":  # goes on where training stopped, so that its questions are fresh
-            first = config.updates * config.questions_per_update + (first if phase == "refit" else 0)
-        questions = questions_of(self.game, seed_of(config.seed, "questions"), first, count)
+        if phase == "train":
+            questions = questions_of(self.game, seed_of(config.seed, "questions"), (update - 1) * count, count)
+        else:
+            questions = self._fresh_questions((update - 1) * count if phase == "refit" else 0, count)
         self.generator.reseed(seed)
         team = make_team(config, self.game, self.controllers)
         episodes = play(
@@ -334,6 +357,11 @@ class Training:
         self.results["training"]["dialogues"] += len(episodes)
         self.results["training"]["tokens_generated"] += sum(e.tokens_generated for e in episodes)
         return episodes
+
+    def _fresh_questions(self, first: int, count: int) -> list[Question]:
+        """Return questions that go on where training stopped."""
+        trained = self.config.updates * self.config.questions_per_update
+        return questions_of(self.game, seed_of(self.config.seed, "questions"), trained + first, count)
 
     def _update_controllers(self, episodes: Sequence[Episode]) -> None:
         for name, controller in self.controllers.items():

@@ -1,0 +1,108 @@
+"""Learning the controllers anew on a recording of the final team: what a run deploys.
+
+The generators are frozen, the control tree of fresh questions is recorded, and regret matching runs on it with exact
+values from several random starts. Beside the certificate of these updates, the recording then tells what the deployed
+controllers miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tracer_agents.assembly import policy_of, seed_of
+from tracer_agents.config import TrainConfig
+from tracer_agents.fit import ExactFit, best_start
+from tracer_agents.interfaces import Generator
+from tracer_agents.record import GeneratorWriter, RecordPlan, check_recordable, leaves_of, record
+from tracer_env import Game, Question
+from tracer_env.exact import best_policy, build_tree, evaluate
+from tracer_env.recordings import load_recording
+
+__all__ = ["ITERATIONS", "STARTS", "Refit", "kind_of_refit", "refit_on_recording"]
+
+STARTS, ITERATIONS = 16, 300
+"""A fit takes a fraction of a second, and single starts end in different equilibria."""
+
+_PLAN = RecordPlan(replicates=1, candidates=1, proposals=1, reviews=1)
+
+_SMALL = 64
+"""``auto`` records up to so many leaves of a question's tree: seven rounds of one proposer and one reviewer."""
+
+
+def kind_of_refit(config: TrainConfig, game: Game) -> str:
+    """Return how a run re-fits: ``"recording"``, ``"live"`` or ``"none"``.
+
+    Raises:
+        ConfigError: if a recording is asked for and the game is too large for one.
+    """
+    if not config.trains_controllers:
+        return "none"
+    if config.refit == "auto":
+        small = leaves_of(game.rules) <= _SMALL
+        return "recording" if small and config.estimator == "rollout" else "live"
+    if config.refit == "recording":
+        check_recordable(game, _PLAN)
+    return config.refit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """What was learned on a recording.
+
+    Attributes:
+        fit: the best of all starts.
+        figures: for the summary: team returns on the recording.
+        dialogues: how many worlds were recorded.
+        tokens: how many tokens were generated for that.
+    """
+
+    fit: ExactFit
+    figures: dict[str, Any]
+    dialogues: int
+    tokens: int
+
+
+def refit_on_recording(
+    config: TrainConfig,
+    game: Game,
+    generator: Generator,
+    questions: Sequence[Question],
+    out: Path,
+    on_chunk: Callable[[int, int], None],
+) -> Refit:
+    """Record the team on questions, and fit its controllers on that. Goes on after an interruption.
+
+    Args:
+        config: of the run.
+        game: on the training split, valued by the team return.
+        generator: the final team's.
+        questions: fresh ones.
+        out: where the recording goes, ending in ``.npz``.
+        on_chunk: called with (questions done, questions in all).
+    """
+    policies = {seat: policy_of(config, seat) for seat in game.rules.seats}
+    plan = replace(_PLAN, seed=seed_of(config.seed, "refit"))
+    wrote = {"name": "shipped" if config.model is None else config.model, "max_new_tokens": config.max_new_tokens}
+    writer = GeneratorWriter(game, generator, policies)
+    record(game, writer, questions, out, plan=plan, model=wrote, on_chunk=on_chunk)
+    recorded = load_recording(out)
+    tree = build_tree(Game(f"recorded:{out}", abstraction=config.abstraction, rewards=game.rewards))
+    starts = [seed_of(config.seed, "refit") + k for k in range(STARTS)]
+    averaging = None if config.averaging == "usual" else config.averaging
+    fit, returns = best_start(tree, config.minimiser, starts=starts, iterations=ITERATIONS, averaging=averaging)
+    best = best_policy(tree)
+    return Refit(
+        fit=fit,
+        figures={
+            "questions": len(questions),
+            "team_return": evaluate(tree, fit.greedy).team_return,
+            "optimum": best.team_return,
+            "is_optimum": best.is_optimum,
+            "starts": returns,
+        },
+        dialogues=len(questions),
+        tokens=sum(int(t.tokens_out.sum()) for t in (recorded.tree, recorded.proposals, recorded.greedy)),
+    )
