@@ -437,9 +437,7 @@ def _fitted_game(task: str, settings: Mapping[str, Any]) -> Game:
 
 def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of tracer train or tracer fit")
-    parser.add_argument(
-        "--on", metavar="TASK", help="recorded or simulated game to measure (default: the fitted one)"
-    )
+    parser.add_argument("--on", metavar="TASK", help="recorded or simulated game to measure (default: the fitted one)")
     parser.add_argument("--estimators", action="store_true", help="also check the value estimators on that game")
     parser.add_argument("--dialogues", type=int, default=1500, help="played for --estimators (default: 1500)")
     parser.add_argument("--json", action="store_true", help="print JSON")

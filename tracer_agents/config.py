@@ -101,8 +101,8 @@ class TrainConfig(GspoConfig):
         "controllers learned anew with the generators frozen: recording (of the final team, with exact values), live "
         "(from dialogues, with the estimator), none, or auto: recording if its tree is small and of U, else live",
     )
-    refit_questions: int = setting(192, "fresh questions of the recording, or of each live update")
-    refit_updates: int = setting(6, "controller updates of a live re-fit")
+    refit_questions: int = setting(768, "fresh questions of the re-fit, in all")
+    refit_updates: int = setting(6, "controller updates of a live re-fit, each with an equal part of the questions")
     eval_questions: int = setting(512, "held-out questions before and after")
 
     max_new_tokens: int = setting(64, "longest utterance in tokens")
@@ -218,7 +218,13 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "recommended": {},
     # the paper's choices: one-step values of the role's own reward, no costs, GSPO's own clip range
-    "paper": {"estimator": "local", "cost_per_1k_tokens": 0.0, "epsilon_low": 3e-4, "epsilon_high": 4e-4},
+    "paper": {
+        "estimator": "local",
+        "cost_per_1k_tokens": 0.0,
+        "epsilon_low": 3e-4,
+        "epsilon_high": 4e-4,
+        "refit_questions": 1152,
+    },
 }
 """Named sets of settings; the command line's own flags win over them."""
 

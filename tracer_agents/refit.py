@@ -18,15 +18,17 @@ from tracer_agents.fit import ExactFit, best_start
 from tracer_agents.interfaces import Generator
 from tracer_agents.record import GeneratorWriter, RecordPlan, check_recordable, leaves_of, record
 from tracer_env import Game, Question
+from tracer_env.errors import ConfigError
 from tracer_env.exact import best_policy, build_tree, evaluate
 from tracer_env.recordings import load_recording
 
 __all__ = ["ITERATIONS", "STARTS", "Refit", "kind_of_refit", "refit_on_recording"]
 
-STARTS, ITERATIONS = 16, 300
+STARTS, ITERATIONS = 32, 300
 """A fit takes a fraction of a second, and single starts end in different equilibria."""
 
-_PLAN = RecordPlan(replicates=1, candidates=1, proposals=1, reviews=1)
+_PLAN = RecordPlan(replicates=1, candidates=1, proposals=1, reviews=1, chunk=128)
+"""One tree of each question: another question tells more than another tree of the same one."""
 
 _SMALL = 64
 """``auto`` records up to so many leaves of a question's tree: seven rounds of one proposer and one reviewer."""
@@ -36,16 +38,22 @@ def kind_of_refit(config: TrainConfig, game: Game) -> str:
     """Return how a run re-fits: ``"recording"``, ``"live"`` or ``"none"``.
 
     Raises:
-        ConfigError: if a recording is asked for and the game is too large for one.
+        ConfigError: if a recording is asked for and the game is too large for one, or there are too few questions.
     """
     if not config.trains_controllers:
         return "none"
-    if config.refit == "auto":
+    kind = config.refit
+    if kind == "auto":
         small = leaves_of(game.rules) <= _SMALL
-        return "recording" if small and config.estimator == "rollout" else "live"
-    if config.refit == "recording":
+        kind = "recording" if small and config.estimator == "rollout" else "live"
+    if kind == "recording":
         check_recordable(game, _PLAN)
-    return config.refit
+    if kind == "live" and config.refit_questions < config.refit_updates:
+        raise ConfigError(
+            f"each of the {config.refit_updates} updates of a live re-fit needs a question: raise --refit-questions "
+            f"(now {config.refit_questions}) or lower --refit-updates."
+        )
+    return kind
 
 
 @dataclass(frozen=True, kw_only=True)

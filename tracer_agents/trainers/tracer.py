@@ -268,7 +268,8 @@ class Training:
         num_candidates = self.config.num_candidates if self.config.estimator == "local" else 1
         for update in range(1, self.config.refit_updates + 1):
             self._progress.step("re-fit controllers", update - 1, self.config.refit_updates)
-            episodes = self._play("refit", update, self.config.refit_questions, num_candidates)
+            count = self.config.refit_questions // self.config.refit_updates
+            episodes = self._play("refit", update, count, num_candidates)
             self._update_controllers(episodes)
             self.run.append_episodes(episodes, "refit", update)
             self._board.controllers("refit", self.controllers, self.done + update)
