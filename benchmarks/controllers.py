@@ -2,6 +2,7 @@
 
     python benchmarks/controllers.py --out runs/controllers.json                     # some minutes
     python benchmarks/controllers.py --ballot-train FILE --ballot-test FILE          # ballot recordings, too
+    python benchmarks/controllers.py --starts-needed                                 # how many starts random teams need
 
 Three parts, all exact, no model: regret minimisers on recordings (fitted on train, best of eight random starts chosen
 on train, then the same on test); on random simulated teams; and the time of one update of a table.
@@ -164,6 +165,34 @@ def on_simulated_teams(count: int, abstraction: str, cost: float = 0.5) -> dict[
     }
 
 
+def starts_needed(count: int, abstraction: str, most: int = 32, cost: float = 0.5) -> list[dict[str, Any]]:
+    """Return how good the best of n random starts of regret matching is on random teams, for n = 8, 16 … ``most``.
+
+    Every group of n starts that follow one another counts, so that a small n is judged by several groups.
+    """
+    gaps = np.empty((count, most))
+    for seed in range(count):
+        tree = tree_of(SimulatedTask(random_team(seed)), cost, abstraction, rounds=5)
+        _, returns = best_start(tree, starts=range(most), iterations=ITERATIONS)
+        gaps[seed] = best_policy(tree).team_return - np.array(returns)
+    rows = []
+    for n in (8, 16, 32, 64):
+        if n <= most:
+            groups = gaps.reshape(count, most // n, n).min(axis=2)
+            within = (groups <= 0.01).mean(axis=0)
+            rows.append(
+                {
+                    "abstraction": abstraction,
+                    "starts": n,
+                    "groups": most // n,
+                    "gap_mean": float(groups.mean()),
+                    "gap_worst": float(groups.max()),
+                    "within_0.01": [float(within.min()), float(within.max())],
+                }
+            )
+    return rows
+
+
 def dictionary_update(
     table: dict[str, list[float]], infosets: list[str], values: list[list[float]], weights: list[float]
 ) -> None:
@@ -247,8 +276,14 @@ def main() -> int:
     parser.add_argument("--ballot-train", metavar="FILE", help="a ballot recording to fit on")
     parser.add_argument("--ballot-test", metavar="FILE", help="one to report on")
     parser.add_argument("--teams", type=int, default=100, help="random simulated teams (default: 100)")
+    parser.add_argument("--starts-needed", action="store_true", help="only measure how many starts random teams need")
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     args = parser.parse_args()
+    if args.starts_needed:
+        for abstraction in ("paper", "round"):
+            for row in starts_needed(args.teams, abstraction):
+                print(json.dumps(row), flush=True)
+        return 0
     results: dict[str, Any] = {"software": software(), "recordings": [], "simulated": [], "update": update_time()}
     print(json.dumps(results["update"]))
     tasks = [("recorded:arithmetic-train", "recorded:arithmetic-test", key) for key in ("paper", "round")]

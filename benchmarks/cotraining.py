@@ -3,10 +3,11 @@
     python -m benchmarks.cotraining --runs runs/cotraining --seeds 0 1 2
 
 A training run is recorded after every update of its generators: complete control trees of the same fresh questions,
-written by each checkpoint in turn, and of held-out questions by the last one. On this sequence of games the controllers
-learn with exact values, some updates on each. *Played along* is the team return of what was played while the games
-changed; *at the end* is the greedy average strategy on the last game. Then the generators stand still and the
-controllers are re-fitted on the last game alone: that is what a run deploys.
+written by each checkpoint in turn, and of held-out questions, the same for all seeds, by the last one. On this sequence
+of games the controllers learn with exact values, some updates on each. *Played along* is the team return of what was
+played while the games changed; *at the end* is the greedy average strategy on the last game. Then the generators stand
+still and the controllers are learned anew: on the last recording with exact values, and from rollouts of fresh
+dialogues, as a run does it with ``--refit live``.
 
 Recordings that are there are kept, so an interrupted command goes on. The seconds apart, everything depends on the
 options only.
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import mean_and_range
-from tracer_agents.assembly import make_games, questions_of, seed_of
+from tracer_agents.assembly import evaluation_questions, make_games, questions_of, seed_of
 from tracer_agents.config import TrainConfig
 from tracer_agents.controllers.minimisers import (
     GeometricRegretMatching,
@@ -31,11 +32,13 @@ from tracer_agents.controllers.minimisers import (
     RestartedRegretMatching,
     WindowedRegretMatching,
 )
+from tracer_agents.controllers.storage import load_controllers, save_controllers
 from tracer_agents.controllers.table import FrozenController, TabularController
 from tracer_agents.drift import dynamic_regret, increments_of_history, windowed_regret
 from tracer_agents.fit import best_start, team_probs
 from tracer_agents.record import GeneratorWriter, RecordPlan, record
 from tracer_agents.records import RunDirectory, software, write_json
+from tracer_agents.refit import ITERATIONS, STARTS
 from tracer_env import Costs, Game, OutcomeRewards
 from tracer_env.exact import ControlTree, best_policy, build_tree, control_values, evaluate
 
@@ -64,7 +67,7 @@ def record_run(folder: Path, config: TrainConfig, questions: int) -> list[Path]:
     game, held_out = make_games(config)
     first = (config.updates + 1) * config.questions_per_update  # behind those that are trained on
     fresh = questions_of(game, seed_of(config.seed, "questions"), first, questions)
-    others = questions_of(held_out, seed_of(config.seed, "record"), 0, questions)
+    others = evaluation_questions(held_out, questions)
     plan = RecordPlan(replicates=1, candidates=1, proposals=1, reviews=1, seed=config.seed)
     for update in range(training.done, config.updates + 1):
         if update > training.done:
@@ -76,6 +79,23 @@ def record_run(folder: Path, config: TrainConfig, questions: int) -> list[Path]:
     writer = GeneratorWriter(held_out, training.generator, policies)
     record(held_out, writer, others, files[-1], plan=plan, model=wrote)
     return files
+
+
+def refit_live(folder: Path, config: TrainConfig) -> dict[str, TabularController]:
+    """Return the controllers that a run re-fits from dialogues of its last team, by seat name."""
+    path = folder / "refit-live.npz"
+    if not path.exists():
+        from tracer_agents.trainers.tracer import Training
+
+        training = Training(config, RunDirectory(folder / "run"), resume=True)
+        training.refit()
+        save_controllers(path, training.controllers)
+    return load_controllers(path)
+
+
+def greedy(tree: ControlTree, controllers: Mapping[str, TabularController]) -> float:
+    """Return the team return of the greedy average strategy."""
+    return evaluate(tree, team_probs(tree, {n: FrozenController(c) for n, c in controllers.items()})).team_return
 
 
 def tree_of(path: Path, abstraction: str, cost: float) -> ControlTree:
@@ -101,31 +121,34 @@ def follow(minimiser: str | RegretMinimiser, games: Sequence[ControlTree], held_
     """Let controllers learn on one game after the other; return the figures of a row."""
     controllers = {seat.name: TabularController(minimiser) for seat in games[0].seats}
     played = [learn(game, controllers) for game in games for _ in range(STEPS)]
-    greedy = {name: FrozenController(c, "greedy") for name, c in controllers.items()}
     made = [increments_of_history(c.history) for c in controllers.values()]
     rounds = len(played)
     return {
         "played": float(np.mean(played)),
         "played_last_game": float(np.mean(played[-STEPS:])),
-        "end": evaluate(games[-1], team_probs(games[-1], greedy)).team_return,
-        "held_out": evaluate(held_out, team_probs(held_out, greedy)).team_return,
+        "end": greedy(games[-1], controllers),
+        "held_out": greedy(held_out, controllers),
         "dynamic": sum(float(dynamic_regret(m).sum()) for m in made) / rounds,
         "windowed": sum(float(np.maximum(windowed_regret(m, STEPS), 0.0).sum()) for m in made) / STEPS,
     }
 
 
-def figures_of(files: Sequence[Path], abstraction: str, cost: float) -> dict[str, Any]:
-    """Return all rows of one run."""
+def figures_of(
+    files: Sequence[Path], live: Mapping[str, TabularController], abstraction: str, cost: float
+) -> dict[str, Any]:
+    """Return all rows of one run; ``live``: the controllers that were re-fitted from dialogues."""
     *games, held_out = [tree_of(path, abstraction, cost) for path in files]
     optima = [best_policy(game).team_return for game in games]
-    refit, _ = best_start(games[-1], starts=range(8), iterations=300)
+    refit = best_start(games[-1], starts=range(STARTS), iterations=ITERATIONS)[0].controllers()
+    best_held_out = best_policy(held_out)
     return {
         "optima": optima,
         "schemes": {name: follow(minimiser, games, held_out) for name, minimiser in SCHEMES.items()},
         "refit": {
-            "end": evaluate(games[-1], refit.greedy).team_return,
-            "held_out": evaluate(held_out, refit.greedy).team_return,
+            name: {"end": greedy(games[-1], controllers), "held_out": greedy(held_out, controllers)}
+            for name, controllers in (("recording", refit), ("live", live))
         },
+        "held_out_optimum": best_held_out.team_return,
         "first_optimum_on_last": evaluate(games[-1], best_policy(games[0]).policy).team_return,
     }
 
@@ -145,9 +168,13 @@ def table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     for name in SCHEMES:
         rows = [run["schemes"][name] for run in runs]
         lines.append(f"| {name} | " + " | ".join(_cell(rows, column) for column in columns) + " |")
-    refits = [run["refit"] for run in runs]
-    lines.append("| **re-fitted, generators frozen** | " + " | ".join(_cell(refits, c) for c in columns) + " |")
-    optima = [{"played": float(np.mean(run["optima"])), "end": run["optima"][-1]} for run in runs]
+    for kind, what in (("recording", "on the last recording"), ("live", "from fresh dialogues")):
+        refits = [run["refit"][kind] for run in runs]
+        lines.append(f"| **re-fitted {what}** | " + " | ".join(_cell(refits, c) for c in columns) + " |")
+    optima = [
+        {"played": float(np.mean(run["optima"])), "end": run["optima"][-1], "held_out": run["held_out_optimum"]}
+        for run in runs
+    ]
     lines.append("| best policy of each game | " + " | ".join(_cell(optima, column) for column in columns) + " |")
     return lines
 
@@ -166,9 +193,16 @@ def main() -> None:
     for seed in args.seeds:
         folder = args.runs / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        config = TrainConfig(seed=seed, updates=args.updates)
+        config = TrainConfig(
+            seed=seed,
+            updates=args.updates,
+            abstraction=args.abstraction,
+            cost_per_1k_tokens=args.cost_per_1k_tokens,
+            refit="live",
+        )
         files = record_run(folder, config, args.questions)
-        runs.append(figures_of(files, args.abstraction, args.cost_per_1k_tokens))
+        live = refit_live(folder, config)
+        runs.append(figures_of(files, live, args.abstraction, args.cost_per_1k_tokens))
         write_json(
             args.runs / "figures.json",
             {"code": software(), "options": vars(args) | {"runs": str(args.runs)}, "runs": runs},

@@ -21,6 +21,10 @@ def test_the_tables_of_controllers(monkeypatch, capsys):
     assert "pure agent-form equilibria" in capsys.readouterr().out
     teams = controllers.on_simulated_teams(1, "round")
     assert all(row["gap_worst"] >= -1e-9 for row in teams["rows"])
+    few, many = controllers.starts_needed(2, "paper", most=16)
+    assert (few["starts"], few["groups"], many["starts"], many["groups"]) == (8, 2, 16, 1)
+    assert few["gap_mean"] >= many["gap_mean"] >= -1e-9
+    assert few["gap_worst"] >= few["gap_mean"]
 
 
 def test_matched_tokens_are_interpolated_on_the_envelope():
