@@ -1,11 +1,14 @@
 """Regret matching as mathematics: by hand, its bound, its limits, and what is played at unseen sets."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer_agents import ControlValues
+from tracer_agents.controllers import table
 from tracer_agents.controllers.fixed import make_fixed
 from tracer_agents.controllers.minimisers import RegretMatching, regret_matching_policy
 from tracer_agents.controllers.storage import load_controllers, save_controllers
@@ -50,6 +53,18 @@ def test_a_batch_under_one_strategy_is_one_update():
     assert batch.column("regret").tolist() == weighted.column("regret").tolist() == [[-1.0, 1.0]]
     assert batch.column("updates").tolist() == [1.0]
     assert batch.column("visits").tolist() == [2.0]
+
+
+@pytest.mark.parametrize("sets", [3, 2**16 + 10])
+def test_sums_of_many_sets_are_those_of_each(sets):
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.integers(sets, size=200), np.array([0, sets - 1, 0, sets - 1])])
+    values = rng.normal(size=(204, 3))
+    found, sums, counts = table._exact_sums(rows, values)
+    assert found.tolist() == sorted(set(rows.tolist()))
+    for row, total, count in zip(found, sums, counts, strict=True):
+        assert count == (rows == row).sum()
+        assert total.tolist() == [math.fsum(column) for column in values[rows == row].T]
 
 
 def test_a_kept_answer_teaches_too():  # flaw C1 of the public code: keep and refresh get one value, so regret is 0

@@ -287,8 +287,8 @@ class TabularController:
                 f"values of {infosets[first]!r} must be finite with a positive weight, got SKIP {values[first, 0]}, "
                 f"SPEAK {values[first, 1]}, weight {weights[first]}."
             )
-        place: dict[str, int] = {}
-        rows = np.array([place.setdefault(key, len(place)) for key in infosets], dtype=np.int64)
+        place = {key: k for k, key in enumerate(dict.fromkeys(infosets))}
+        rows = np.fromiter(map(place.__getitem__, infosets), dtype=np.int64, count=len(infosets))
         with_default = np.concatenate([self.table.strategy, self._default()[None]])  # the last row: unknown sets
         known = np.array([self._rows.get(key, -1) for key in place], dtype=np.int64)
         played = with_default[known][rows]
@@ -379,16 +379,19 @@ def _exact_sums(
     """Add up the values of each row, rounded once, so that order and grouping do not matter.
 
     Args:
-        rows: shape (n,).
+        rows: shape (n,), n at least 1, not negative.
         values: shape (n, C).
 
     Returns:
         The rows that occur, in order, shape (m,); their sums, shape (m, C); and how often each occurs, shape (m,).
     """
-    order = np.argsort(rows, kind="stable")
-    found, first, counts = np.unique(rows[order], return_index=True, return_counts=True)
-    ends = [*first[1:].tolist(), len(rows)]
-    spans = [slice(a, b) for a, b in zip(first.tolist(), ends, strict=True)]
+    narrow = rows.astype(np.uint16) if rows.max() < 2**16 else rows  # which numpy sorts by radix
+    order = np.argsort(narrow, kind="stable")
+    ordered = rows[order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    found, ends = ordered[first], np.concatenate([first[1:], [len(rows)]])
+    counts = ends - first
+    spans = list(map(slice, first.tolist(), ends.tolist()))
     sums = np.empty((len(found), values.shape[1]))
     for c, column in enumerate(values[order].T):
         if (column == 1.0).all():  # weights, as a rule
