@@ -23,7 +23,7 @@ import numpy as np
 
 from tracer_agents.controllers.fixed import GreedyController, make_fixed
 from tracer_agents.controllers.minimisers import NO_REGRET
-from tracer_agents.controllers.neural import AdvantageNetwork, RegretRegression
+from tracer_agents.controllers.neural import AdvantageNetwork, RegretRegression, SnapshotAverage
 from tracer_agents.controllers.ppo import PPOController
 from tracer_agents.controllers.q_learning import QLearningController
 from tracer_agents.controllers.reference import ReferenceController, ReferenceGreedy
@@ -38,7 +38,7 @@ from tracer_env.exact.evaluate import ExactFigures, Policy
 
 TRAIN, TEST = "recorded:arithmetic-train", "recorded:arithmetic-test"
 COST_SETTINGS = (0.0, 0.5, 1.0, 2.0, 4.0)
-MATCHED = (60.0, 80.0)
+MATCHED = (50.0, 60.0, 80.0)
 UPDATES, EPISODES = 60, 256
 
 Fit = Callable[[ControlTree, int], Callable[[ControlTree], Policy]]
@@ -90,6 +90,10 @@ LEARNERS: Mapping[str, tuple[str, Fit]] = {
     **{name: ("paper", minimised(name)) for name in NO_REGRET},
     "regret_matching (history)": ("history", minimised("regret_matching")),
     "advantage network": ("paper", sampled(lambda seed: AdvantageNetwork(seed=seed), shared=True)),
+    "advantage network, average": (
+        "paper",
+        sampled(lambda seed: AdvantageNetwork(seed=seed), shared=True, deploy=SnapshotAverage),
+    ),
     "regret regression": ("paper", sampled(lambda seed: RegretRegression())),
     "PPO, shared": ("paper", sampled(lambda seed: PPOController(seed=seed), shared=True, values=False)),
     "PPO, per seat": ("paper", sampled(lambda seed: PPOController(seed=seed), values=False)),
@@ -98,8 +102,8 @@ LEARNERS: Mapping[str, tuple[str, Fit]] = {
     "reference update": ("paper", sampled(lambda seed: ReferenceController(), deploy=ReferenceGreedy)),
     **{f"threshold on {feature}": ("paper", thresholded(feature)) for feature in THRESHOLD_FEATURES},
 }
-RANDOMISED = ("advantage network", "PPO, shared", "PPO, per seat", "Q-learning", "REINFORCE", "reference update",
-              "regret regression")  # fmt: skip
+RANDOMISED = ("advantage network", "advantage network, average", "PPO, shared", "PPO, per seat", "Q-learning",
+              "REINFORCE", "reference update", "regret regression")  # fmt: skip
 
 
 def point(figures: ExactFigures, fitted: ExactFigures, cost: float, seed: int, seconds: float) -> dict[str, float]:
@@ -196,15 +200,15 @@ def main() -> int:
         train, test = trees["paper"]
         for name in ("always", "never", "random", "propose_review_revise"):
             team = {seat.name: make_fixed(name) for seat in test.seats}
-            figures = [evaluate(tree, team_probs(tree, team)) for tree in (test, train)]
-            curves.setdefault(name, []).append(point(*figures, cost, 0, 0.0))
+            ours, fitted = (evaluate(tree, team_probs(tree, team)) for tree in (test, train))
+            curves.setdefault(name, []).append(point(ours, fitted, cost, 0, 0.0))
         for name, (abstraction, fit) in LEARNERS.items():
             train, test = trees[abstraction]
             for seed in range(args.seeds if name in RANDOMISED else 1):
                 began = time.perf_counter()
                 play = fit(train, seed)
-                figures = [evaluate(tree, play(tree)) for tree in (test, train)]
-                curves.setdefault(name, []).append(point(*figures, cost, seed, time.perf_counter() - began))
+                ours, fitted = (evaluate(tree, play(tree)) for tree in (test, train))
+                curves.setdefault(name, []).append(point(ours, fitted, cost, seed, time.perf_counter() - began))
             print(cost, name, json.dumps(curves[name][-1]), file=sys.stderr, flush=True)
     voting = self_consistency(TEST, (1, 3, 5))
 

@@ -229,7 +229,7 @@ def update_time(repetitions: int = 15) -> dict[str, float]:
     infosets = [keys[k] for k in rng.integers(1000, size=10_000)]
     values, weights = rng.normal(size=(10_000, 2)), np.ones(10_000)
     listed, ones = values.tolist(), weights.tolist()
-    controller, table = TabularController(), {}
+    controller, table = TabularController(), dict[str, list[float]]()
     ours, theirs = [], []
     for _ in range(repetitions):
         began = time.perf_counter()

@@ -171,7 +171,8 @@ def main() -> int:
         runs.mkdir(parents=True, exist_ok=True)
         threads = 2 if args.parallel == 1 else 1
         with ThreadPoolExecutor(args.parallel) as pool:
-            list(pool.map(lambda job: run_one(runs, *job, threads), [(n, s) for n in args.only for s in args.seeds]))
+            jobs = [(name, seed) for name in args.only for seed in args.seeds]
+            list(pool.map(lambda job: run_one(runs, job[0], job[1], threads), jobs))
     complete = True
     for name in args.only:
         problems = {s: problem_with(folder_of(runs, name, s), settings_of(name, s)) for s in args.seeds}

@@ -367,6 +367,7 @@ def test_the_average_is_over_kept_networks_by_their_iteration():
     plays = ((1, (0.0, 2.0)), (3, (2.0, 0.0)), (4, (1.0, 3.0)))  # P(SPEAK) = 1, 0 and 3/4
     kept, learner._snapshots = learner._snapshots, [(t, ((constant, np.array(b)),)) for t, b in plays]
     average = SnapshotAverage(learner).speak_prob("I", features(votes=1), FREE)
+    assert SnapshotAverage(learner).speak_probs(features(votes=1)[None]).tolist() == [average]
     assert average == pytest.approx((1 * 1.0 + 3 * 0.0 + 4 * 0.75) / 8)
     learner._snapshots = kept
     for _ in range(30):

@@ -340,6 +340,10 @@ class SnapshotAverage:
         """Return the average probability of SPEAK; 1 when SKIP is masked."""
         return float(self._learned.average_speak_probs(features)) if mask[0] else 1.0
 
+    def speak_probs(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the average P(SPEAK), shape (n,), for unscaled features, shape (n, F)."""
+        return self._learned.average_speak_probs(features)
+
     def update(self, values: Sequence[ControlValues]) -> None:
         """Learn nothing."""
 
