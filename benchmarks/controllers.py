@@ -23,7 +23,7 @@ import numpy as np
 from tracer_agents.controllers.minimisers import NO_REGRET
 from tracer_agents.controllers.table import TabularController
 from tracer_agents.fit import best_start
-from tracer_agents.records import software
+from tracer_agents.records import software, write_json
 from tracer_env import Costs, Game, OutcomeRewards, Verdict
 from tracer_env.errors import ConfigError
 from tracer_env.exact import (
@@ -176,9 +176,9 @@ def starts_needed(count: int, abstraction: str, most: int = 32, cost: float = 0.
         _, returns = best_start(tree, starts=range(most), iterations=ITERATIONS)
         gaps[seed] = best_policy(tree).team_return - np.array(returns)
     rows = []
-    for n in (8, 16, 32, 64):
+    for n in (8, 16, 32):
         if n <= most:
-            groups = gaps.reshape(count, most // n, n).min(axis=2)
+            groups = gaps[:, : most // n * n].reshape(count, most // n, n).min(axis=2)
             within = (groups <= 0.01).mean(axis=0)
             rows.append(
                 {
@@ -280,9 +280,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     args = parser.parse_args()
     if args.starts_needed:
-        for abstraction in ("paper", "round"):
-            for row in starts_needed(args.teams, abstraction):
-                print(json.dumps(row), flush=True)
+        rows = [row for abstraction in ("paper", "round") for row in starts_needed(args.teams, abstraction)]
+        print("\n".join(map(json.dumps, rows)))
+        if args.out is not None:
+            write_json(args.out, {"software": software(), "rows": rows})
         return 0
     results: dict[str, Any] = {"software": software(), "recordings": [], "simulated": [], "update": update_time()}
     print(json.dumps(results["update"]))

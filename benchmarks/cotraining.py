@@ -60,6 +60,7 @@ def record_run(folder: Path, config: TrainConfig, questions: int) -> list[Path]:
     """Train, and record after every update of the generators; return the files, the held-out one last."""
     files = [folder / f"checkpoint-{k}.npz" for k in range(config.updates + 1)] + [folder / "held-out.npz"]
     if all(path.exists() for path in files):
+        RunDirectory(folder / "run").check_same(config)
         return files
     from tracer_agents.trainers.tracer import Training
 

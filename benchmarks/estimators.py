@@ -17,12 +17,14 @@ import argparse
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer_agents.estimators import ROUNDING, Errors, collect, errors_of
+from tracer_agents.estimators import ROUNDING, Visits, collect
 from tracer_agents.interfaces import ControlValues
 from tracer_agents.rollout import Player, Probing, play
 from tracer_env import Costs, Game, OutcomeRewards, Seat, TracerRewards
@@ -59,6 +61,80 @@ def team_of(game: Game, policy: Mapping[tuple[Seat, str], float]) -> dict[Seat, 
 def mixed(policy: Mapping[tuple[Seat, str], float], share: float) -> dict[tuple[Seat, str], float]:
     """Mix a policy with a share of the uniform one."""
     return {pair: (1.0 - share) * p + share * 0.5 for pair, p in policy.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errors:
+    """What an estimator gets wrong, by information set.
+
+    Attributes:
+        sets: int64, shape (I,): rows of the tree's ``infosets``.
+        visits: int64, shape (I,).
+        bias: float64, shape (I,): mean of estimate - exact.
+        error: float64, shape (I,): standard error of ``bias`` over dialogues.
+        z: half-width of an interval in standard errors, such that all I intervals hold at once (Bonferroni).
+        variance: of the estimates around their set's mean, weighted by visits.
+        noise: of the estimates around the exact value of their node and the set's bias, likewise.
+        left_out: sets with too few dialogues.
+    """
+
+    sets: NDArray[np.int64]
+    visits: NDArray[np.int64]
+    bias: NDArray[np.float64]
+    error: NDArray[np.float64]
+    z: float
+    variance: float
+    noise: float
+    left_out: int
+
+    @property
+    def half_width(self) -> NDArray[np.float64]:
+        """Half the width of each interval, shape (I,); never less than rounding."""
+        return np.maximum(self.z * self.error, ROUNDING)
+
+    @property
+    def holds(self) -> NDArray[np.bool_]:
+        """Whether the interval of each set holds 0, shape (I,)."""
+        return np.abs(self.bias) <= self.half_width
+
+
+def errors_of(visits: Visits, level: float = 0.95, fewest: int = FEWEST) -> Errors:
+    """Measure an estimator: see ``Errors``.
+
+    Args:
+        visits: from ``collect``.
+        level: probability with which all intervals hold the truth at once.
+        fewest: dialogues that must visit a set. Where outcomes are rare (one in a hundred visits) a normal interval
+            needs hundreds, or it is too narrow.
+    """
+    error = visits.value - visits.exact
+    kept: list[tuple[int, int, float, float]] = []
+    spread = noise = 0.0
+    left_out = 0
+    for row in np.unique(visits.infoset):
+        here = visits.infoset == row
+        count, mean = int(here.sum()), float(error[here].mean())
+        _, dialogue = np.unique(visits.dialogue[here], return_inverse=True)
+        sums = np.bincount(dialogue, weights=error[here] - mean)  # of each dialogue
+        if len(sums) < fewest:
+            left_out += 1
+            continue
+        kept.append((int(row), count, mean, float(np.sqrt((sums**2).sum())) / count))
+        spread += count * float(visits.value[here].var())
+        noise += count * float(error[here].var())
+    if not kept:
+        raise SystemExit(f"no information set was visited by {fewest} dialogues: play more of them.")
+    sets, counts, means, standard = (np.array(column) for column in zip(*kept, strict=True))
+    return Errors(
+        sets=sets,
+        visits=counts,
+        bias=means,
+        error=standard,
+        z=NormalDist().inv_cdf(1.0 - (1.0 - level) / (2 * len(sets))),
+        variance=spread / float(counts.sum()),
+        noise=noise / float(counts.sum()),
+        left_out=left_out,
+    )
 
 
 def line_of(name: str, estimator: str, tree: ControlTree, errors: Errors, cost: Sequence[float]) -> list[str]:
@@ -115,7 +191,7 @@ def main() -> None:
             began = time.perf_counter()
             episodes = play(game, team_of(game, policy), None, questions, seed=args.seed, probing=probing)
             seconds = time.perf_counter() - began
-            errors = errors_of(collect(game, tree, policy, episodes, worlds), fewest=FEWEST)
+            errors = errors_of(collect(game, tree, policy, episodes, worlds))
             left_out[name] = errors.left_out
             cost = (
                 sum(e.branch_turns for e in episodes) / len(episodes),

@@ -16,8 +16,6 @@ PAGES = sorted(page for page in FOLDER.glob("*.md") if page.name != "README.md")
 SECTIONS = ["What it does", "Equations", "Promise", "Settings", "Use", "Measured", "Source"]
 STATUS = re.compile(r"Status: \*\*(reproduced|tested|experimental)\*\*, .+\.")
 ROW = re.compile(r"\| \[(?P<title>[^\]]+)\]\((?P<page>[\w-]+\.md)\) \| (?P<names>[^|]+) \| [^|]+ \| (?P<status>\w+) \|")
-WITHOUT_PAGE = {"windowed", "geometric", "restarted"}
-"""Registered minimisers that have no page yet."""
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -70,16 +68,11 @@ def check_links(text: str, file: Path) -> None:
             assert anchor in anchors, f"{file.name} links to {target}, which has no such heading"
 
 
-@pytest.mark.parametrize("name", sorted({*MINIMISERS, *FIXED_CONTROLLERS, *ESTIMATORS} - WITHOUT_PAGE))
+@pytest.mark.parametrize("name", sorted({*MINIMISERS, *FIXED_CONTROLLERS, *ESTIMATORS}))
 def test_every_registered_name_has_a_page_that_names_it(name: str) -> None:
     pages = pages_of_names()
     assert name in pages, f"no page in docs/algorithms/README.md for {name}"
     assert f"`{name}`" in (FOLDER / pages[name]).read_text(encoding="utf-8")
-
-
-def test_a_name_without_page_is_registered_and_has_none() -> None:
-    assert set(MINIMISERS) >= WITHOUT_PAGE
-    assert not WITHOUT_PAGE & set(pages_of_names())
 
 
 def test_the_table_is_of_all_pages_with_their_titles_and_states() -> None:

@@ -21,10 +21,20 @@ def test_the_tables_of_controllers(monkeypatch, capsys):
     assert "pure agent-form equilibria" in capsys.readouterr().out
     teams = controllers.on_simulated_teams(1, "round")
     assert all(row["gap_worst"] >= -1e-9 for row in teams["rows"])
-    few, many = controllers.starts_needed(2, "paper", most=16)
+
+
+def test_how_many_starts_are_needed(monkeypatch):
+    gaps = np.full((2, 20), 0.5)
+    gaps[0, 3], gaps[0, 9], gaps[1, 12] = 0.2, 0.0, 0.005  # of team, start
+    teams = iter(gaps)
+    monkeypatch.setattr(controllers, "best_start", lambda tree, **_: (None, (1.0 - next(teams)).tolist()))
+    monkeypatch.setattr(controllers, "best_policy", lambda tree: type("Best", (), {"team_return": 1.0}))
+    few, many = controllers.starts_needed(2, "paper", most=20)
     assert (few["starts"], few["groups"], many["starts"], many["groups"]) == (8, 2, 16, 1)
-    assert few["gap_mean"] >= many["gap_mean"] >= -1e-9
-    assert few["gap_worst"] >= few["gap_mean"]
+    assert few["gap_mean"] == pytest.approx((0.2 + 0.5 + 0.0 + 0.005) / 4)
+    assert (few["gap_worst"], many["gap_worst"]) == (0.5, pytest.approx(0.005))
+    assert few["within_0.01"] == [0.0, 1.0]
+    assert many["gap_mean"] == pytest.approx(0.0025)
 
 
 def test_matched_tokens_are_interpolated_on_the_envelope():

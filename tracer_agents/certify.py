@@ -186,6 +186,10 @@ def _measure(controllers: Mapping[str, TabularController], tree: ControlTree, ta
         if updates
     }
     free = [tree.infosets[s] for s in np.unique(tree.node_infoset[tree.may_skip])]
+    if not free:
+        raise CertificateError(f"no seat has a choice in {task or 'the game'}, so that there is nothing to measure.")
+    if strangers := sorted({seat.name for seat, _ in free} - set(controllers)):
+        raise CertificateError(f"{task or 'the game'} has seats that were not learned: {', '.join(strangers)}.")
     unseen = sum((seat.name, key) not in known for seat, key in free)
     if unseen == len(free):
         raise CertificateError(

@@ -19,7 +19,7 @@ from tracer_agents.config import PRESETS, SMOKE, TrainConfig
 from tracer_agents.controllers.minimisers import MINIMISERS
 from tracer_agents.record import RecordPlan
 from tracer_env import Costs, Game, OutcomeRewards
-from tracer_env.errors import ConfigError, MissingExtraError, TracerError, UnknownNameError
+from tracer_env.errors import ConfigError, MissingExtraError, RecordingError, TracerError, UnknownNameError
 from tracer_env.registry import names_a_script
 
 if TYPE_CHECKING:
@@ -431,15 +431,26 @@ _FIT_SETTINGS = (
 
 
 def _fitted_game(task: str, settings: Mapping[str, Any]) -> Game:
+    missing = [name for name in ("cost_per_call", "cost_per_1k_tokens", "abstraction") if name not in settings]
+    if missing:
+        raise ConfigError(f"the run's config.json has no {missing}: it was not written by tracer train or tracer fit.")
     costs = Costs(per_call=settings["cost_per_call"], per_1k_tokens=settings["cost_per_1k_tokens"])
     return Game(task, abstraction=settings["abstraction"], rewards=OutcomeRewards(costs=costs))
+
+
+def _task_fitted_on(run: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
+    """Return the recorded or simulated game that a run's controllers were fitted on, or None."""
+    if names_a_script(config.get("task")):
+        return str(config["task"])
+    re_fitted = summary.get("refit", {}).get("kind") == "recording"
+    return f"recorded:{run / 'refit.npz'}" if re_fitted else None
 
 
 def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of tracer train or tracer fit")
     parser.add_argument("--on", metavar="TASK", help="recorded or simulated game to measure (default: the fitted one)")
-    parser.add_argument("--estimators", action="store_true", help="also check the value estimators on that game")
-    parser.add_argument("--dialogues", type=int, default=1500, help="played for --estimators (default: 1500)")
+    estimators_help = "also check the value estimators on that game, in N dialogues (default: 3000)"
+    parser.add_argument("--estimators", metavar="N", nargs="?", const=3000, type=int, help=estimators_help)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", metavar="FILE", help="draw regrets and bounds (png, svg or pdf)")
     parser.set_defaults(parser=parser)
@@ -467,21 +478,26 @@ def certify_command(args: argparse.Namespace) -> int:
     if not path.is_file():
         raise RunDirectoryError(f"{path} is not there: the run is not finished, or trained no controllers.")
     controllers = load_controllers(path)
-    refit = run / "refit.npz"  # the recording that a run's controllers were re-fitted on
-    own = f"recorded:{refit}" if refit.is_file() else config["task"] if names_a_script(config.get("task")) else None
-    task = args.on or own
-    if task is None and args.estimators:
+    summary = RunDirectory(run).summary or {}
+    game, task = None, args.on or _task_fitted_on(run, config, summary)
+    if task is not None:
+        try:
+            game = _fitted_game(task, config)
+        except RecordingError as error:
+            if args.on:
+                raise
+            print(f"note: {error} The bounds are certified without it; --on names another game.", file=sys.stderr)
+    if game is None and args.estimators is not None:
         raise CertificateError("estimators are checked on a game with exact values: name one with --on.")
-    game = None if task is None else _fitted_game(task, config)
     tree = None if game is None else build_tree(game)
     certificate = certify(controllers, tree, task or "")
     estimators = []
-    if args.estimators and game is not None and tree is not None:
+    if args.estimators is not None and game is not None and tree is not None:
         estimators = certify_estimators(
             game,
             tree,
             {name: FrozenController(c, "last") for name, c in controllers.items()},
-            dialogues=args.dialogues,
+            dialogues=args.estimators,
             continuations=config.get("continuations", 1),
         )
     if args.plot is not None:
@@ -493,8 +509,7 @@ def certify_command(args: argparse.Namespace) -> int:
         print_certificate(certificate)
         if estimators:
             print_estimators(estimators)
-        summary = RunDirectory(run).summary
-        if summary is not None and "cotraining_regret" in summary:
+        if "cotraining_regret" in summary:
             print_cotraining(summary["cotraining_regret"])
     return 0 if certificate.holds and all(row.holds for row in estimators) else 1
 

@@ -117,7 +117,7 @@ class TrainConfig(GspoConfig):
             ConfigError: naming the setting and what is allowed.
         """
         super().__post_init__()
-        _at_least(self, updates=0, questions_per_update=1, refit_updates=2, refit_questions=1, eval_questions=1)
+        _at_least(self, updates=0, questions_per_update=1, refit_updates=0, refit_questions=1, eval_questions=1)
         _at_least(self, max_new_tokens=1, batch_size=1, seed=0, continuations=1)
         if not 0.0 < self.probe_rate <= 1.0:
             raise ConfigError(f"probe_rate must be in (0, 1], not {self.probe_rate!r}.")
@@ -132,6 +132,11 @@ class TrainConfig(GspoConfig):
                 "have: record its team (tracer record --run DIR) and fit controllers on that (tracer fit)."
             )
         _one_of("estimator", self.estimator, ("rollout", "local"))
+        if self.refit_updates == 1:
+            raise ConfigError(
+                "refit_updates must be at least 2: a single update plays the uniform strategy only, so that its "
+                "average has learned nothing."
+            )
         _one_of("refit", self.refit, ("auto", "recording", "live", "none"))
         if self.refit == "recording" and self.estimator != "rollout":
             raise ConfigError(

@@ -3,15 +3,15 @@
 Dialogues are played, every decision on the way is valued by the estimator, and the exact value of the very same node
 is subtracted. What is left is the error; its mean in an information set is the bias there, with an interval over
 dialogues, as the visits of one dialogue belong together. An unbiased estimator's intervals hold 0, all at once, but
-with the small probability that they were made with.
+with the small probability that they were made with. ``exact`` must be right at every node.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,12 @@ from tracer_env.errors import check_integer
 from tracer_env.exact import ControlTree, control_values
 from tracer_env.exact.evaluate import Policy
 
-__all__ = ["Errors", "EstimatorRow", "Nodes", "Visits", "certify_estimators", "collect", "errors_of"]
+__all__ = ["Bias", "EstimatorRow", "Nodes", "Visits", "biases_of", "certify_estimators", "collect"]
 
 ROUNDING = 1e-9
-"""Half the width of an interval is never less: two ways to add up a value differ by so much."""
+"""Two ways to add up a value differ by so much."""
 
-# shape legend: V visited decisions, I information sets that were visited by enough dialogues, N nodes
+# shape legend: V visited decisions
 
 
 class Nodes:
@@ -120,80 +120,55 @@ def collect(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errors:
-    """What an estimator gets wrong, by information set.
+class Bias:
+    """The mean error of an estimator in one information set.
 
     Attributes:
-        sets: int64, shape (I,): rows of the tree's ``infosets``.
-        visits: int64, shape (I,).
-        bias: float64, shape (I,): mean of estimate - exact.
-        error: float64, shape (I,): standard error of ``bias`` over dialogues.
-        z: half-width of an interval in standard errors, such that all I intervals hold at once (Bonferroni).
-        variance: of the estimates around their set's mean, weighted by visits.
-        noise: of the estimates around the exact value of their node and the set's bias, likewise.
-        left_out: sets with too few dialogues.
+        infoset: row of the tree's ``infosets``.
+        bias: mean of estimate - exact over the visits.
+        half_width: of its interval.
     """
 
-    sets: NDArray[np.int64]
-    visits: NDArray[np.int64]
-    bias: NDArray[np.float64]
-    error: NDArray[np.float64]
-    z: float
-    variance: float
-    noise: float
-    left_out: int
+    infoset: int
+    bias: float
+    half_width: float
 
     @property
-    def half_width(self) -> NDArray[np.float64]:
-        """Half the width of each interval, shape (I,); never less than rounding."""
-        return np.maximum(self.z * self.error, ROUNDING)
-
-    @property
-    def holds(self) -> NDArray[np.bool_]:
-        """Whether the interval of each set holds 0, shape (I,)."""
-        return np.abs(self.bias) <= self.half_width
+    def contains_zero(self) -> bool:
+        """Whether the interval holds 0."""
+        return abs(self.bias) <= self.half_width
 
 
-def errors_of(visits: Visits, level: float = 0.95, fewest: int = 30) -> Errors:
-    """Measure an estimator: see ``Errors``.
+def biases_of(visits: Visits, tree: ControlTree, miss: float) -> list[Bias]:
+    """Return the bias of every set that two dialogues have visited, with empirical Bernstein intervals.
+
+    These hold for any distribution of a bounded error, rare outcomes included, where a normal interval is far too
+    narrow (Maurer & Pontil, "Empirical Bernstein Bounds and Sample Variance Penalization", 2009, theorem 4). With m
+    dialogues, their sums of errors in [-c, c] and sample variance V::
+
+        |mean of the sums - expected one| <= sqrt(2 V L / m) + 7 (2 c) L / (3 (m - 1)),    L = ln(4 / miss)
 
     Args:
         visits: from ``collect``.
-        level: probability with which all intervals hold the truth at once.
-        fewest: dialogues that must visit a set. Where outcomes are rare (one in a hundred visits) a normal interval
-            needs hundreds, or it is too narrow.
-
-    Raises:
-        CertificateError: if no set has so many.
+        tree: of the same game: what its leaves pay bounds an error.
+        miss: probability with which a single interval may miss the truth.
     """
-    error = visits.value - visits.exact
-    kept: list[tuple[int, int, float, float]] = []
-    spread = noise = 0.0
-    left_out = 0
+    most = 2.0 * float(np.ptp(tree.leaf_return))  # a difference of two values, less another one
+    depths = np.zeros(len(tree.infosets), dtype=np.int64)
+    for depth in tree.depth_slices:
+        depths[np.unique(tree.node_infoset[depth])] += 1
+    factor, error, found = math.log(4.0 / miss), visits.value - visits.exact, []
     for row in np.unique(visits.infoset):
         here = visits.infoset == row
-        count, mean = int(here.sum()), float(error[here].mean())
         _, dialogue = np.unique(visits.dialogue[here], return_inverse=True)
-        sums = np.bincount(dialogue, weights=error[here] - mean)  # of each dialogue
-        if len(sums) < fewest:
-            left_out += 1
+        sums = np.bincount(dialogue, weights=error[here])
+        m, c = len(sums), int(depths[row]) * most  # a dialogue meets a set at most once at each depth
+        if m < 2:
             continue
-        kept.append((int(row), count, mean, float(np.sqrt((sums**2).sum())) / count))
-        spread += count * float(visits.value[here].var())
-        noise += count * float(error[here].var())
-    if not kept:
-        raise CertificateError(f"no information set was visited by {fewest} dialogues: play more of them.")
-    sets, counts, means, standard = (np.array(column) for column in zip(*kept, strict=True))
-    return Errors(
-        sets=sets,
-        visits=counts,
-        bias=means,
-        error=standard,
-        z=NormalDist().inv_cdf(1.0 - (1.0 - level) / (2 * len(sets))),
-        variance=spread / float(counts.sum()),
-        noise=noise / float(counts.sum()),
-        left_out=left_out,
-    )
+        width = math.sqrt(2.0 * sums.var(ddof=1) * factor / m) + 14.0 * c * factor / (3.0 * (m - 1))
+        count = int(here.sum())
+        found.append(Bias(infoset=int(row), bias=float(sums.sum()) / count, half_width=width * m / count))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +181,11 @@ class EstimatorRow:
         promised: whether it is unbiased for E[U]; ``local`` is not, as it values a turn and not what follows.
         bias: mean error in the information set whose interval is farthest from holding 0, in units of the team return.
         half_width: of that interval.
+        level: with this probability the intervals of all promised estimators in all sets hold the truth at once.
         seat: the seat of that set.
         infoset: its key.
         sets: how many sets were looked at.
         contain_zero: in how many of them the interval holds 0.
-        left_out: sets that too few dialogues visited.
     """
 
     estimator: str
@@ -218,11 +193,11 @@ class EstimatorRow:
     promised: bool
     bias: float
     half_width: float
+    level: float
     seat: str
     infoset: str
     sets: int
     contain_zero: int
-    left_out: int
 
     @property
     def holds(self) -> bool:
@@ -249,11 +224,10 @@ def certify_estimators(
     tree: ControlTree,
     controllers: Mapping[str, Controller],
     *,
-    dialogues: int = 1500,
+    dialogues: int = 3000,
     continuations: int = 1,
     share: float = 0.2,
     level: float = 0.999,
-    fewest: int = 150,
     seed: int = 0,
 ) -> list[EstimatorRow]:
     """Check every estimator on a game under a team's strategies.
@@ -265,41 +239,54 @@ def certify_estimators(
         dialogues: how many are played, with questions drawn with replacement, at least 1; the same for all estimators.
         continuations: M of ``rollout``.
         share: of decisions in which the uniform strategy is played instead.
-        level: of the intervals of all sets at once: an unbiased estimator fails with one minus this probability.
-        fewest: dialogues that must visit a set.
+        level: of all intervals at once: an unbiased estimator fails with at most one minus this probability.
         seed: of everything.
 
     Raises:
-        CertificateError: if no set is visited often enough.
+        CertificateError: if no seat has a choice, or no set is visited twice.
+        ConfigError: if ``dialogues`` is out of range.
     """
     check_integer("dialogues", dialogues)
+    if not tree.may_skip.any():
+        raise CertificateError("no seat has a choice in this game, so that there is nothing to estimate.")
     team: dict[str, Controller] = {name: _Explorer(c, share) for name, c in controllers.items()}
     players = {seat: Player(policy=seat.name, controller=team[seat.name]) for seat in game.rules.seats}
     size = game.task.num_questions()
     worlds = np.random.default_rng(seed).integers(len(tree.world_ids), size=dialogues).tolist()
     questions = [game.task.question(k if size is None else world) for k, world in enumerate(worlds)]
     speak = team_probs(tree, team)
+    free = len(np.unique(tree.node_infoset[tree.may_skip]))
     rows = []
     for estimator in ESTIMATORS:
         m = continuations if estimator == "rollout" else 1
         rewards = TracerRewards(costs=game.rewards.costs)
         probing = Probing(num_candidates=1, estimator=estimator, rewards=rewards, continuations=m)
         episodes = play(game, players, None, questions, seed=seed, probing=probing)
-        errors = errors_of(collect(game, tree, speak, episodes, worlds), level, fewest)
-        worst = int(np.argmax(np.abs(errors.bias) / errors.half_width))
-        seat, infoset = tree.infosets[errors.sets[worst]]
+        visits = collect(game, tree, speak, episodes, worlds)
+        found = biases_of(visits, tree, (1.0 - level) / free)
+        if not found:
+            raise CertificateError("no information set was visited by two dialogues: play more of them.")
+        if estimator == "exact":  # not a mean: every single value must be right
+            found = [_largest_error(visits, row) for row in np.unique(visits.infoset).tolist()]
+        worst = max(found, key=lambda each: abs(each.bias) / each.half_width)
+        seat, infoset = tree.infosets[worst.infoset]
         rows.append(
             EstimatorRow(
                 estimator=estimator,
                 continuations=m,
                 promised=estimator != "local",
-                bias=float(errors.bias[worst]),
-                half_width=float(errors.half_width[worst]),
+                bias=worst.bias,
+                half_width=worst.half_width,
+                level=level,
                 seat=seat.name,
                 infoset=infoset,
-                sets=len(errors.sets),
-                contain_zero=int(errors.holds.sum()),
-                left_out=errors.left_out,
+                sets=len(found),
+                contain_zero=sum(each.contains_zero for each in found),
             )
         )
     return rows
+
+
+def _largest_error(visits: Visits, row: int) -> Bias:
+    error = (visits.value - visits.exact)[visits.infoset == row]
+    return Bias(infoset=row, bias=float(error[np.argmax(np.abs(error))]), half_width=ROUNDING)

@@ -43,6 +43,7 @@ __all__ = [
     "RecordPlan",
     "Writer",
     "check_recordable",
+    "describe_model",
     "hash_of_files",
     "leaves_of",
     "merge_recordings",
@@ -313,6 +314,8 @@ def record(
     check_recordable(game, plan)
     if not questions:
         raise ConfigError("a recording needs at least one question.")
+    if len({question.question_id for question in questions}) < len(questions):
+        raise ConfigError("a recording holds every question once, and some were given twice.")
     manifest = _manifest(game, questions, out, plan, model)
     folder = out.with_name(out.name + ".parts")
     if _finished(out, manifest):
@@ -493,6 +496,17 @@ def hash_of_files(folder: Path, patterns: Sequence[str] = _MODEL_FILES) -> str:
     return digest.hexdigest()
 
 
+def describe_model(config: TrainConfig, adapters: Path | None) -> dict[str, Any]:
+    """Return what the manifest says of a model with the adapters in a folder: names and hashes."""
+    folder = SHIPPED_MODEL if config.model is None else Path(config.model)
+    wrote = {
+        "name": "shipped" if config.model is None else config.model,
+        "max_new_tokens": config.max_new_tokens,
+        "sha256": hash_of_files(folder) if folder.is_dir() else None,  # a hub model has no folder of ours
+    }
+    return wrote if adapters is None else wrote | {"adapters_sha256": hash_of_files(adapters)}
+
+
 def record_with_model(
     task: str,
     out: Path,
@@ -553,15 +567,12 @@ def record_with_model(
     policies = {seat: policy_of(config, seat) for seat in game.rules.seats}
     before_loading()
     loaded, _, generator = load_generator(config, tuple(dict.fromkeys(policies.values())), seed=0)
-    wrote = {"name": "shipped" if config.model is None else config.model, "max_new_tokens": config.max_new_tokens}
-    folder = SHIPPED_MODEL if config.model is None else Path(config.model)
-    wrote["sha256"] = hash_of_files(folder) if folder.is_dir() else None  # a hub model has no folder of ours
-    if run is not None:
+    adapters = None if run is None else Path(run) / "final" / "adapters"
+    if adapters is not None:
         from tracer_agents.generators.policies import load_policies
 
-        adapters = Path(run) / "final" / "adapters"
         load_policies(loaded, adapters, tuple(dict.fromkeys(policies.values())))
-        wrote["adapters_sha256"] = hash_of_files(adapters)
+    wrote = describe_model(config, adapters)
     writer = GeneratorWriter(game, generator, policies)
     out.parent.mkdir(parents=True, exist_ok=True)
     return record(game, writer, questions, out, plan=plan, model=wrote, on_chunk=on_chunk)

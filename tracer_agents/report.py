@@ -216,7 +216,8 @@ def _print_refit(console: Console, refit: Mapping[str, Any]) -> None:
         return
     best = "the optimum" if refit["is_optimum"] else "the best policy found"
     console.print(
-        f"The controllers were re-fitted on a recording of {refit['questions']} questions: team return there "
+        f"The controllers were re-fitted on a recording of {refit['questions']} questions"
+        f"{'' if refit['fresh'] else ' (seen in training: the split has no others)'}: team return there "
         f"{refit['team_return']:.3f}, {best} {refit['optimum']:.3f} ({len(refit['starts'])} starts: "
         f"{min(refit['starts']):.3f} to {max(refit['starts']):.3f})."
     )
@@ -333,7 +334,7 @@ def print_estimators(rows: Sequence[EstimatorRow]) -> None:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("estimator")
     table.add_column("sets, 0 inside", justify="right")
-    table.add_column("bias (99.9 %)", justify="right")
+    table.add_column(f"bias ({_percent(rows[0].level)} %)", justify="right")
     table.add_column("in set", overflow="fold")
     for row in rows:
         name = f"rollout, M = {row.continuations}" if row.estimator == "rollout" else row.estimator
@@ -346,9 +347,9 @@ def print_estimators(rows: Sequence[EstimatorRow]) -> None:
         if not row.holds:
             console.print(f"BROKEN: {row.estimator} must be unbiased for the team return, and is not.")
     console.print(
-        "Shown is the set that is farthest from holding 0; all intervals hold at once with 99.9 %. local promises "
-        "nothing: it values a turn and not what follows. Sets that were visited too rarely to judge: "
-        f"{max(row.left_out for row in rows)}."
+        f"Shown is the set that is farthest from holding 0. With {_percent(rows[0].level)} % all intervals of rollout "
+        "hold at once, whatever the distribution; exact must be right at every node; local promises nothing: it values "
+        "a turn and not what follows."
     )
 
 

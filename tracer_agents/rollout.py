@@ -430,12 +430,12 @@ def _record_move(
     state = line.state
     may_skip = move.mask[0]
     decision = Decision(move.seat, state.round, move.infoset, move.features, move.speak_prob, move.control)
-    earlier = tuple(line.episode.decisions)
+    counterfactual = probing is not None and probing.weighting == "counterfactual"
+    reach = _own_reach(line.episode.decisions, move.seat) if counterfactual else 1.0
     if may_skip:
         line.episode.decisions.append(decision)
     if probing is None or not move.probed:
         return []
-    reach = _own_reach(earlier, move.seat) if probing.weighting == "counterfactual" else 1.0
     weight = _Weight(1.0 / probing.probe_rate / reach, reach)
     turns = [
         play_turn(game.rules, game.task, state, move.seat, Action(Control.SPEAK, utterance)) for utterance in move.said

@@ -1,6 +1,7 @@
 """The certificate: what it checks, that it can fail, and what it measures on a game."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -108,6 +109,19 @@ def test_live_controllers_know_their_sets_one_after_the_other():
         key not in team[seat.name].infosets
         for seat, key in (tree.infosets[s] for s in np.unique(tree.node_infoset[tree.may_skip]))
     )
+
+
+def test_a_game_that_cannot_be_measured_is_refused(tmp_path, fitted, capsys):
+    controllers = fit_exact(tree_of(), iterations=5).controllers()
+    with pytest.raises(CertificateError, match="no seat has a choice"):
+        certify(controllers, build_tree(Game(TASK, rounds=1)), TASK)
+    with pytest.raises(CertificateError, match="not learned: proposer_1, reviewer_1"):
+        certify(controllers, build_tree(Game(TASK, proposers=2, reviewers=2, rounds=6)), TASK)
+    run = tmp_path / "run"
+    shutil.copytree(fitted, run)
+    (run / "config.json").write_text(json.dumps({"task": TASK, "abstraction": "paper"}))
+    assert tracer("certify", run) == 1
+    assert "['cost_per_call', 'cost_per_1k_tokens']" in capsys.readouterr().err
 
 
 def test_a_game_of_another_abstraction_is_refused():

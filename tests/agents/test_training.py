@@ -19,7 +19,7 @@ from tracer_agents.config import TrainConfig
 from tracer_agents.errors import CollapseError
 from tracer_agents.refit import ITERATIONS, kind_of_refit
 from tracer_agents.trainers.tracer import CollapseGuard
-from tracer_env.recordings import load_recording
+from tracer_env.recordings import load_recording, save_recording
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -230,6 +230,7 @@ def test_run_directory_errors(finished, capsys, tmp_path):
         (["--refit", "record"], "'recording'"),
         (["--refit", "live", "--refit-questions", "1"], "raise --refit-questions"),
         (["--refit", "recording", "--estimator", "local"], "--refit live"),
+        (["--refit", "live", "--refit-updates", "0"], "--refit none"),
     ],
 )
 def test_bad_input_is_one_clear_line(options, message, capsys, tmp_path, monkeypatch):
@@ -283,6 +284,7 @@ def test_a_live_refit_learns_from_fresh_dialogues(tmp_path, capsys):
         ({"rounds": 8, "refit": "recording"}, "recording"),
         ({"refit": "live"}, "live"),
         ({"layers": "generators"}, "none"),
+        ({"rounds": 1}, "none"),
         ({"proposers": 2, "reviewers": 2, "schedule": "simultaneous"}, "live"),
     ],
 )
@@ -295,6 +297,51 @@ def test_a_tree_that_is_too_large_is_an_error_before_anything_is_loaded(tmp_path
     assert train(tmp_path / "run", "--rounds", "20", "--refit", "recording") == 1
     assert "524,288 leaves" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_questions_of_the_recording_are_distinct_and_fresh_while_there_are_some(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps({"question": f"q{i}", "answer": str(i)}) + "\n" for i in range(10)))
+    for updates, count, fresh in ((1, 6, True), (2, 2, True), (3, 5, False)):
+        config = TrainConfig(updates=updates, questions_per_update=4, refit_questions=5 if updates != 1 else 6)
+        game = make_game(config, task=str(file), split="train")
+        trained = questions_of(game, seed_of(0, "questions"), 0, 4 * updates)
+        questions, is_fresh = refit.questions_to_record(config, game)
+        ids = {q.question_id for q in questions}
+        assert (len(questions), len(ids), is_fresh) == (count, count, fresh)
+        assert fresh != bool(ids & {q.question_id for q in trained})
+
+
+def test_a_recording_of_another_team_is_made_again(tmp_path):
+    """After an interruption in the re-fit: the parts that are there belong to adapters that are not."""
+    run, options = tmp_path / "run", ["--updates", "1", "--layers", "controllers", "--refit-questions", "3"]
+    assert train(run, *options) == 0
+    made = json.loads((run / "summary.json").read_text())
+    recording = load_recording(run / "refit.npz")
+    other = {**recording.manifest, "model": {**recording.manifest["model"], "adapters_sha256": "of another team"}}
+    save_recording(run / "refit.npz", replace(recording, manifest=other))
+    parts = run / "refit.npz.parts"
+    parts.mkdir()
+    (parts / "manifest.json").write_text("{")
+    (run / "summary.json").unlink()
+    assert train(run, *options, "--resume") == 0
+    assert load_recording(run / "refit.npz").manifest["model"] == recording.manifest["model"]
+    assert json.loads((run / "summary.json").read_text())["refit"] == made["refit"]
+
+
+def test_what_a_certificate_says_without_its_recording(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for damage in (lambda path: path.write_bytes(path.read_bytes()[:500]), Path.unlink):
+        damage(run / "refit.npz")
+        capsys.readouterr()
+        assert cli.main(["certify", str(run), "--json"]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["game"] is None
+        assert "refit.npz" in printed.err
+        assert "--on" in printed.err
+        assert cli.main(["certify", str(run), "--estimators"]) == 1
+        assert "--on" in capsys.readouterr().err
 
 
 def test_an_interrupted_recording_goes_on(tmp_path, monkeypatch, capsys):
@@ -310,7 +357,7 @@ def test_an_interrupted_recording_goes_on(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(record, "record_chunk", interrupted)
     monkeypatch.setattr(refit, "_PLAN", replace(refit._PLAN, chunk=5))
-    run, options = tmp_path / "run", ["--updates", "1", "--layers", "controllers", "--refit-questions", "12"]
+    run, options = tmp_path / "run", ["--updates", "1", "--refit-questions", "12"]
     assert train(run, *options) == 130
     assert "--resume" in capsys.readouterr().out
     assert train(run, *options, "--resume") == 0

@@ -34,15 +34,19 @@ def feature_rows(values: Sequence[ControlValues]) -> NDArray[np.float32]:
 
 
 def weights_of(values: Sequence[ControlValues]) -> NDArray[np.float64]:
-    """Return the weights, shape (n,).
+    """Return the weights of the visits, shape (n,), without counterfactual ones: these learners follow what is played.
 
     Raises:
         ConfigError: if one is not finite and positive.
     """
-    for value in values:
-        if not (np.isfinite(value.weight) and value.weight > 0.0):
-            raise ConfigError(f"weights must be finite and positive, not {value.weight!r} in {value.infoset!r}.")
-    return np.array([value.weight for value in values], dtype=np.float64)
+    weights = np.array([value.weight * value.reach for value in values], dtype=np.float64)
+    for value, weight in zip(values, weights, strict=True):
+        if not (np.isfinite(weight) and weight > 0.0):
+            raise ConfigError(
+                f"weights must be finite and positive, not {value.weight!r} (reach {value.reach!r}) in "
+                f"{value.infoset!r}."
+            )
+    return weights
 
 
 def both_values(values: Sequence[ControlValues]) -> NDArray[np.float64]:

@@ -270,9 +270,11 @@ class TabularController:
         """Return what a batch of visits gains under the current strategy; nothing is learned yet.
 
         Raises:
-            ConfigError: if a value is not finite or a weight not positive.
+            ConfigError: if a value is not finite, a weight not positive or a reach not in (0, 1].
         """
         numbers = np.array([(v.skip, v.speak, v.weight, v.reach) for v in values], dtype=np.float64).reshape(-1, 4)
+        if wrong := [v for v in values if not 0.0 < v.reach <= 1.0]:
+            raise ConfigError(f"reach must be above 0 and at most 1, not {wrong[0].reach!r} in {wrong[0].infoset!r}.")
         made = self.increments_of([v.infoset for v in values], numbers[:, :2], numbers[:, 2])
         return replace(made, weights=made.weights * numbers[:, 3])
 

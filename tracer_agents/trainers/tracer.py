@@ -37,7 +37,7 @@ from tracer_agents.records import RunDirectory, write_json
 from tracer_agents.refit import kind_of_refit, refit_on_recording
 from tracer_agents.rollout import Episode, Probing, play
 from tracer_agents.tracking import TensorBoard
-from tracer_env import Game, Question, Role, TracerRewards, Verdict
+from tracer_env import Game, Role, TracerRewards, Verdict
 from tracer_env.answers import parse_verdict
 
 __all__ = ["CollapseGuard", "Training"]
@@ -138,6 +138,7 @@ class Training:
         self._started = time.monotonic()
         self._earlier_s = 0.0  # wall time of the processes before this one, when resumed
         self.game, self._eval_game = make_games(config)
+        self._kind_of_refit = kind_of_refit(config, self.game)
         self._eval_questions = evaluation_questions(self._eval_game, config.eval_questions)
         self.game.task.num_questions()  # a missing split or data set is an error now, not after the evaluation
         seats = self.game.rules.seats
@@ -239,26 +240,24 @@ class Training:
             self._progress.step("look for collapse", 1, 1)
         if self.config.trains_controllers and self.config.updates:
             self.results["cotraining_regret"] = cotraining_regret(self.controllers)
-        kind = kind_of_refit(self.config, self.game)
-        self.results["refit"] = {"kind": kind}
-        if kind == "recording":
+        self.results["refit"] = {"kind": self._kind_of_refit}
+        if self._kind_of_refit == "recording":
             self._refit_on_recording()
-        elif kind == "live":
+        elif self._kind_of_refit == "live":
             self._refit_live()
 
     def _refit_on_recording(self) -> None:
-        questions = self._fresh_questions(0, self.config.refit_questions)
         refit = refit_on_recording(
             self.config,
             self.game,
             self.generator,
-            questions,
+            self.run.checkpoint_path(self.done) / "adapters",
             self.run.path / "refit.npz",
             on_chunk=lambda done, total: self._progress.step("record the team", done, total),
         )
         self.controllers = refit.fit.controllers()
         self.results["refit"] |= refit.figures
-        self.results["training"]["dialogues"] += refit.dialogues
+        self.results["training"]["dialogues"] += refit.figures["questions"]
         self.results["training"]["tokens_generated"] += refit.tokens
         self._board.history("refit", self.controllers, self.done)
 
@@ -343,7 +342,9 @@ class Training:
         if phase == "train":
             questions = questions_of(self.game, seed_of(config.seed, "questions"), (update - 1) * count, count)
         else:
-            questions = self._fresh_questions((update - 1) * count if phase == "refit" else 0, count)
+            trained = config.updates * config.questions_per_update  # it goes on behind these
+            first = trained + ((update - 1) * count if phase == "refit" else 0)
+            questions = questions_of(self.game, seed_of(config.seed, "questions"), first, count)
         self.generator.reseed(seed)
         team = make_team(config, self.game, self.controllers)
         episodes = play(
@@ -358,11 +359,6 @@ class Training:
         self.results["training"]["dialogues"] += len(episodes)
         self.results["training"]["tokens_generated"] += sum(e.tokens_generated for e in episodes)
         return episodes
-
-    def _fresh_questions(self, first: int, count: int) -> list[Question]:
-        """Return questions that go on where training stopped."""
-        trained = self.config.updates * self.config.questions_per_update
-        return questions_of(self.game, seed_of(self.config.seed, "questions"), trained + first, count)
 
     def _update_controllers(self, episodes: Sequence[Episode]) -> None:
         for name, controller in self.controllers.items():
