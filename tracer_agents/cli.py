@@ -19,7 +19,14 @@ from tracer_agents.config import PRESETS, SMOKE, TrainConfig
 from tracer_agents.controllers.minimisers import MINIMISERS
 from tracer_agents.record import RecordPlan
 from tracer_env import Costs, Game, OutcomeRewards
-from tracer_env.errors import ConfigError, MissingExtraError, RecordingError, TracerError, UnknownNameError
+from tracer_env.errors import (
+    ConfigError,
+    DataNotFoundError,
+    MissingExtraError,
+    RecordingError,
+    TracerError,
+    UnknownNameError,
+)
 from tracer_env.registry import names_a_script
 
 if TYPE_CHECKING:
@@ -483,7 +490,7 @@ def certify_command(args: argparse.Namespace) -> int:
     if task is not None:
         try:
             game = _fitted_game(task, config)
-        except RecordingError as error:
+        except (RecordingError, DataNotFoundError) as error:
             if args.on:
                 raise
             print(f"note: {error} The bounds are certified without it; --on names another game.", file=sys.stderr)
