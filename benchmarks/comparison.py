@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from math import comb
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from tracer_env.exact.evaluate import ExactFigures, Policy
 
 TRAIN, TEST = "recorded:arithmetic-train", "recorded:arithmetic-test"
 COST_SETTINGS = (0.0, 0.5, 1.0, 2.0, 4.0)
-MATCHED = (50.0, 60.0, 80.0)
+MATCHED = (60.0, 80.0, 110.0)
 UPDATES, EPISODES = 60, 256
 
 Fit = Callable[[ControlTree, int], Callable[[ControlTree], Policy]]
@@ -122,40 +122,35 @@ def point(figures: ExactFigures, fitted: ExactFigures, cost: float, seed: int, s
 def self_consistency(test: str, votes: Sequence[int]) -> list[dict[str, float]]:
     """Return the accuracy of voting among n independent first proposals, exactly over all subsets of the pool.
 
-    The most frequent answer wins; a tie is shared. Expected over draws without replacement by the counts of each
-    question's answers: enumerated for n = 1, and estimated by 2,000 seeded draws a question for more.
+    The most frequent answer wins; a tie is shared.
     """
     recording = Game(test).task.recording  # type: ignore[attr-defined]
     pool, each = recording.proposals, recording.manifest["proposals"]
     points = []
     for n in votes:
-        rng, right, tokens = np.random.default_rng(0), [], []
+        right, tokens = [], []
         for q in range(len(recording.questions)):
             rows = range(q * each, (q + 1) * each)
-            answers = [pool.answer[row] for row in rows]
             good = {pool.answer[row] for row in rows if pool.correct[row]}
             tokens.append(n * float(np.mean(pool.tokens_out[rows.start : rows.stop])))
-            if n == 1:
-                right.append(float(np.mean([a in good for a in answers])))
-                continue
-            draws = 200 if comb(each, n) > 200 else comb(each, n)
-            won = 0.0
-            for _ in range(draws):
-                drawn = Counter(answers[k] for k in rng.choice(each, size=n, replace=False) if answers[k] is not None)
-                if drawn:
-                    most = max(drawn.values())
-                    leaders = [a for a, count in drawn.items() if count == most]
-                    won += sum(a in good for a in leaders) / len(leaders)
-            right.append(won / draws)
+            won = []
+            for subset in combinations(rows, n):
+                votes_of = Counter(pool.answer[row] for row in subset if pool.answer[row] is not None)
+                leaders = [a for a, count in votes_of.items() if count == max(votes_of.values())]
+                won.append(sum(a in good for a in leaders) / max(len(leaders), 1))
+            right.append(float(np.mean(won)))
         points.append({"n": n, "accuracy": float(np.mean(right)), "tokens": float(np.mean(tokens))})
     return points
 
 
 def matched(points: Sequence[Mapping[str, float]], tokens: float) -> float | None:
-    """Return the accuracy at so many tokens on the upper envelope of a curve; None outside it."""
+    """Return the best accuracy within so many tokens on the curve's upper envelope; None where all points cost more.
+
+    Between two points stands their mixture; a budget may be left unspent.
+    """
     ordered = sorted((p["tokens"], p["accuracy"]) for p in points)
     x, y = np.array([p[0] for p in ordered]), np.maximum.accumulate([p[1] for p in ordered])
-    return float(np.interp(tokens, x, y)) if x[0] <= tokens <= x[-1] else None
+    return float(np.interp(tokens, x, y)) if x[0] <= tokens else None
 
 
 def plot(
@@ -169,8 +164,7 @@ def plot(
     shown = {n: p for n, p in curves.items() if n == "regret_matching" or n not in NO_REGRET}  # else one on the other
     for k, (name, points) in enumerate(shown.items()):
         ordered = sorted(points, key=lambda p: p["tokens"])
-        marker = "o" if len(ordered) > 1 else "s"
-        style = "-" if k < 10 else "--"
+        marker, style = ("o", "-") if k < 10 else ("^", "--")
         axes.plot([p["tokens"] for p in ordered], [100 * p["accuracy"] for p in ordered], style, marker=marker,
                   markersize=3.5, linewidth=1.2, color=f"C{k % 10}", label=name)  # fmt: skip
     axes.plot([p["tokens"] for p in voting], [100 * p["accuracy"] for p in voting], ":", marker="x", color="black",
@@ -180,6 +174,24 @@ def plot(
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def print_table(curves: Mapping[str, Sequence[Mapping[str, float]]], voting: Sequence[Mapping[str, float]]) -> None:
+    """Print the team return of every controller, and its accuracy within equal tokens."""
+    heads = [f"U at cost {cost:g}" for cost in COST_SETTINGS] + [f"accuracy within {t:g} tokens" for t in MATCHED]
+    print("| controller | " + " | ".join(heads) + " |")
+    print("|---" * (1 + len(heads)) + "|")
+    for name, points in curves.items():
+        cells = []
+        for cost in COST_SETTINGS:
+            returns = [p["team_return"] for p in points if p["cost"] == cost]
+            spread = f" ({min(returns):.3f} to {max(returns):.3f})" if len(returns) > 1 else ""
+            cells.append(f"{np.mean(returns):.3f}{spread}")
+        at = [matched(points, tokens) for tokens in MATCHED]
+        print(f"| {name} | " + " | ".join(cells + ["–" if a is None else f"{100 * a:.1f} %" for a in at]) + " |")
+    at = [matched(voting, tokens) for tokens in MATCHED]
+    print("| self-consistency 1, 3, 5 |" + " – |" * len(COST_SETTINGS) + " | ".join(
+        [""] + ["–" if a is None else f"{100 * a:.1f} %" for a in at])[2:] + " |")  # fmt: skip
 
 
 def main() -> int:
@@ -212,22 +224,7 @@ def main() -> int:
             print(cost, name, json.dumps(curves[name][-1]), file=sys.stderr, flush=True)
     voting = self_consistency(TEST, (1, 3, 5))
 
-    heads = [f"U at cost {cost:g}" for cost in COST_SETTINGS]
-    print(
-        "| controller | " + " | ".join(heads) + " | " + " | ".join(f"accuracy at {t:g} tokens" for t in MATCHED) + " |"
-    )
-    print("|---" * (1 + len(heads) + len(MATCHED)) + "|")
-    for name, points in curves.items():
-        cells = []
-        for cost in COST_SETTINGS:
-            returns = [p["team_return"] for p in points if p["cost"] == cost]
-            spread = f" ({min(returns):.3f} to {max(returns):.3f})" if len(returns) > 1 else ""
-            cells.append(f"{np.mean(returns):.3f}{spread}")
-        at = [matched(points, tokens) for tokens in MATCHED]
-        print(f"| {name} | " + " | ".join(cells + ["–" if a is None else f"{100 * a:.1f} %" for a in at]) + " |")
-    at = [matched(voting, tokens) for tokens in MATCHED]
-    print("| self-consistency 1, 3, 5 |" + " – |" * len(heads) + " | ".join(
-        [""] + ["–" if a is None else f"{100 * a:.1f} %" for a in at])[2:] + " |")  # fmt: skip
+    print_table(curves, voting)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         payload = {"software": software(), "curves": curves, "self_consistency": voting}

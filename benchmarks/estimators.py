@@ -33,7 +33,7 @@ from tracer_env.exact import ControlTree, best_policy, build_tree
 TASK = "recorded:arithmetic-train"
 FEWEST = 30  # dialogues that must visit a set, or a normal interval would mean little
 HEAD = (
-    "policy", "estimator", "largest bias [95 %, all sets at once]", "in set", "mean |bias|", "if unbiased",
+    "policy", "estimator", "largest bias [95 %, all sets at once]", "in set", "mean abs. bias", "if unbiased",
     "0 inside, sets", "variance per visit", "of it noise", "extra turns", "extra tokens", "s per 1,000",
 )  # fmt: skip
 
