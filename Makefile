@@ -16,8 +16,8 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY)  ## the main job; ARGS="--help" lists every setting
 	$(BIN)/python examples/train_tracer.py $(ARGS)
 
-test: $(READY)  ## the tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(READY)  ## the tests, on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(ARGS)
 
 # Two libraries whose pins conflict with the rest, each in an environment of its own; `make test` skips their tests.
 test-rllib: .venv-rllib/.ready  ## RLlib learns the control decision

@@ -20,9 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from tracer_agents.calibration import fit_ballot
+from tracer_agents.controllers.fixed import FIXED_CONTROLLERS, make_fixed
 from tracer_agents.controllers.minimisers import NO_REGRET
 from tracer_agents.controllers.table import TabularController
-from tracer_agents.fit import best_start
+from tracer_agents.controllers.voting import voting_methods
+from tracer_agents.fit import best_start, policy_of_controllers
 from tracer_agents.records import software, write_json
 from tracer_env import Costs, Game, OutcomeRewards, Verdict
 from tracer_env.errors import ConfigError
@@ -94,11 +97,21 @@ def fit_row(
 
 def on_recordings(train_task: str, test_task: str, abstraction: str, cost: float) -> dict[str, Any]:
     """Fit on the first recording and report on both; then fit on the second as well."""
-    train, test = (tree_of(task, cost, abstraction) for task in (train_task, test_task))
+    game = Game(train_task, abstraction=abstraction)
+    ballot = fit_ballot(game.task) if game.rules.decide == "ballot" else None  # type: ignore[arg-type]
+    rules = {} if ballot is None else {"ballot": ballot}
+    train, test = (tree_of(task, cost, abstraction, **rules) for task in (train_task, test_task))
     optima = best_policy(train), best_policy(test)
     fixed = {
-        name: [evaluate(t, p).team_return for t in (train, test)] for name, p in {"always": 1.0, "never": 0.0}.items()
+        name: [
+            evaluate(t, policy_of_controllers({seat.name: make_fixed(name) for seat in t.seats})).team_return
+            for t in (train, test)
+        ]
+        for name in FIXED_CONTROLLERS
     }
+    for method in [] if ballot is None else voting_methods(game.rules, ballot):
+        trees = [tree_of(task, cost, abstraction, ballot=method.ballot) for task in (train_task, test_task)]
+        fixed[method.name] = [evaluate(tree, method.controller).team_return for tree in trees]
     return {
         "task": train_task,
         "abstraction": abstraction,
@@ -253,8 +266,10 @@ def print_recording(result: Mapping[str, Any]) -> None:
     train, test = result["optimum"]
     print(f"\n### {result['task']}, key {result['abstraction']}, {result['cost_per_1k_tokens']} per 1,000 tokens\n")
     print(f"{result['sets']} sets with a choice; best of the abstraction {train:.4f} (train), {test:.4f} (test), "
-          f"{result['method'][0]}; the train one on test {result['train_optimum_on_test']:.4f}; always "
-          f"{result['fixed']['always'][0]:.4f}, never {result['fixed']['never'][0]:.4f} (train)")  # fmt: skip
+          f"{result['method'][0]}; the train one on test {result['train_optimum_on_test']:.4f}")  # fmt: skip
+    name, (on_train, on_test) = max(result["fixed"].items(), key=lambda item: item[1][0])
+    print(f"the best fixed protocol of {len(result['fixed'])}, chosen on train: {name}, {on_train:.4f} (train), "
+          f"{on_test:.4f} (test)")  # fmt: skip
     for split, found in zip(("train", "test"), result["equilibria"], strict=True):
         if found["number"] is not None:
             print(f"{split}: {found['number']} pure agent-form equilibria, returns {found['returns']}")

@@ -18,7 +18,10 @@ def test_the_tables_of_controllers(monkeypatch, capsys):
     assert all(row["gap"] >= -1e-9 for row in result["fits"])
     assert result["equilibria"][0]["returns"][0] == pytest.approx(result["optimum"][0], abs=1e-4)
     controllers.print_recording(result)
-    assert "pure agent-form equilibria" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "pure agent-form equilibria" in printed
+    assert "the best fixed protocol of 4, chosen on train: propose_review_revise" in printed
+    assert max(on_train for on_train, _ in result["fixed"].values()) <= result["optimum"][0] + 1e-9
     teams = controllers.on_simulated_teams(1, "round")
     assert all(row["gap_worst"] >= -1e-9 for row in teams["rows"])
 
