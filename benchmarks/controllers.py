@@ -109,9 +109,12 @@ def on_recordings(train_task: str, test_task: str, abstraction: str, cost: float
         ]
         for name in FIXED_CONTROLLERS
     }
+    trees = {ballot: (train, test)}
     for method in [] if ballot is None else voting_methods(game.rules, ballot):
-        trees = [tree_of(task, cost, abstraction, ballot=method.ballot) for task in (train_task, test_task)]
-        fixed[method.name] = [evaluate(tree, method.controller).team_return for tree in trees]
+        if method.ballot not in trees:
+            same: dict[str, Any] = {"cost": cost, "abstraction": abstraction, "ballot": method.ballot}
+            trees[method.ballot] = tree_of(train_task, **same), tree_of(test_task, **same)
+        fixed[method.name] = [evaluate(tree, method.controller).team_return for tree in trees[method.ballot]]
     return {
         "task": train_task,
         "abstraction": abstraction,
