@@ -25,9 +25,9 @@ from tracer_agents.controllers.fixed import FIXED_CONTROLLERS, make_fixed
 from tracer_agents.controllers.minimisers import NO_REGRET
 from tracer_agents.controllers.table import TabularController
 from tracer_agents.controllers.voting import voting_methods
-from tracer_agents.fit import best_start, policy_of_controllers
+from tracer_agents.fit import best_start, team_probs
 from tracer_agents.records import software, write_json
-from tracer_env import Costs, Game, OutcomeRewards, Verdict
+from tracer_env import Costs, Game, OutcomeRewards, Rules, Verdict
 from tracer_env.errors import ConfigError
 from tracer_env.exact import (
     BestPolicy,
@@ -38,8 +38,10 @@ from tracer_env.exact import (
     evaluate,
     pure_equilibria,
 )
+from tracer_env.exact.evaluate import ExactFigures
 from tracer_env.metrics import bootstrap_interval
 from tracer_env.tasks.simulated import SimulatedTask, SimulatedTeam
+from tracer_env.types import Ballot
 
 STARTS, ITERATIONS = 8, 300
 COST_SETTINGS = (0.0, 0.5, 2.0)
@@ -95,6 +97,26 @@ def fit_row(
     return row
 
 
+def measure_methods(
+    task: str, cost: float, rules: Rules, fitted: Ballot, trees: Mapping[Ballot, ControlTree]
+) -> dict[str, ExactFigures]:
+    """Return by name what each voting method does on a recorded pool, in the game with its own weights.
+
+    Args:
+        task: the recorded pool.
+        cost: of a thousand generated tokens, in reward units.
+        rules: of the ballot game.
+        fitted: calibrated weights.
+        trees: of that pool and cost, by weights; those that are missing are built.
+    """
+    known, found = dict(trees), {}
+    for method in voting_methods(rules, fitted):
+        if method.ballot not in known:
+            known[method.ballot] = tree_of(task, cost, "ballot", ballot=method.ballot)
+        found[method.name] = evaluate(known[method.ballot], method.controller)
+    return found
+
+
 def on_recordings(train_task: str, test_task: str, abstraction: str, cost: float) -> dict[str, Any]:
     """Fit on the first recording and report on both; then fit on the second as well."""
     game = Game(train_task, abstraction=abstraction)
@@ -102,19 +124,13 @@ def on_recordings(train_task: str, test_task: str, abstraction: str, cost: float
     rules = {} if ballot is None else {"ballot": ballot}
     train, test = (tree_of(task, cost, abstraction, **rules) for task in (train_task, test_task))
     optima = best_policy(train), best_policy(test)
-    fixed = {
-        name: [
-            evaluate(t, policy_of_controllers({seat.name: make_fixed(name) for seat in t.seats})).team_return
-            for t in (train, test)
-        ]
-        for name in FIXED_CONTROLLERS
-    }
-    trees = {ballot: (train, test)}
-    for method in [] if ballot is None else voting_methods(game.rules, ballot):
-        if method.ballot not in trees:
-            same: dict[str, Any] = {"cost": cost, "abstraction": abstraction, "ballot": method.ballot}
-            trees[method.ballot] = tree_of(train_task, **same), tree_of(test_task, **same)
-        fixed[method.name] = [evaluate(tree, method.controller).team_return for tree in trees[method.ballot]]
+    figures = []
+    for task, tree in ((train_task, train), (test_task, test)):
+        teams = {name: {seat.name: make_fixed(name) for seat in tree.seats} for name in FIXED_CONTROLLERS}
+        figures.append({name: evaluate(tree, team_probs(tree, team)) for name, team in teams.items()})
+        if ballot is not None:
+            figures[-1] |= measure_methods(task, cost, game.rules, ballot, {ballot: tree})
+    fixed = {name: [found[name].team_return for found in figures] for name in figures[0]}
     return {
         "task": train_task,
         "abstraction": abstraction,

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.controllers import tree_of
 from benchmarks.results import mean_and_range
 from tracer_agents.assembly import evaluation_questions, make_games, questions_of, seed_of
 from tracer_agents.config import TrainConfig
@@ -39,8 +40,7 @@ from tracer_agents.fit import best_start, team_probs
 from tracer_agents.record import GeneratorWriter, RecordPlan, record
 from tracer_agents.records import RunDirectory, software, write_json
 from tracer_agents.refit import ITERATIONS, STARTS
-from tracer_env import Costs, Game, OutcomeRewards
-from tracer_env.exact import ControlTree, best_policy, build_tree, control_values, evaluate
+from tracer_env.exact import ControlTree, best_policy, control_values, evaluate
 
 SCHEMES: Mapping[str, str | RegretMinimiser] = {
     "plain accumulation (regret_matching)": "regret_matching",
@@ -99,13 +99,6 @@ def greedy(tree: ControlTree, controllers: Mapping[str, TabularController]) -> f
     return evaluate(tree, team_probs(tree, {n: FrozenController(c) for n, c in controllers.items()})).team_return
 
 
-def tree_of(path: Path, abstraction: str, cost: float) -> ControlTree:
-    """Return the control tree of a recording."""
-    return build_tree(
-        Game(f"recorded:{path}", abstraction=abstraction, rewards=OutcomeRewards(costs=Costs(per_1k_tokens=cost)))
-    )
-
-
 def learn(tree: ControlTree, controllers: Mapping[str, TabularController]) -> float:
     """Make one update of all controllers at once with exact values; return the team return of what was played."""
     speak = team_probs(tree, controllers)
@@ -138,7 +131,7 @@ def figures_of(
     files: Sequence[Path], live: Mapping[str, TabularController], abstraction: str, cost: float
 ) -> dict[str, Any]:
     """Return all rows of one run; ``live``: the controllers that were re-fitted from dialogues."""
-    *games, held_out = [tree_of(path, abstraction, cost) for path in files]
+    *games, held_out = [tree_of(f"recorded:{path}", cost, abstraction) for path in files]
     optima = [best_policy(game).team_return for game in games]
     refit = best_start(games[-1], starts=range(STARTS), iterations=ITERATIONS)[0].controllers()
     best_held_out = best_policy(held_out)

@@ -24,16 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.comparison import matched
-from benchmarks.controllers import replicates_of, tree_of
+from benchmarks.controllers import measure_methods, replicates_of, tree_of
 from tracer_agents.calibration import fit_ballot
-from tracer_agents.controllers.voting import voting_methods
 from tracer_agents.fit import best_start
 from tracer_agents.records import software
-from tracer_env import Game, Rules
+from tracer_env import Game
 from tracer_env.exact import ControlTree, evaluate
 from tracer_env.exact.evaluate import ExactFigures
 from tracer_env.metrics import bootstrap_interval
-from tracer_env.types import Ballot
 
 TRAIN, TEST = "recorded:arithmetic-ballot-train", "recorded:arithmetic-ballot-test"
 COST = 0.5
@@ -50,22 +48,6 @@ def fitted_policies(trees: Mapping[float, ControlTree], test: ControlTree) -> di
     for cost, tree in trees.items():
         fit, _ = best_start(tree, "regret_matching", starts=range(STARTS), iterations=ITERATIONS)
         found[f"policy_{cost:g}"] = evaluate(test, fit.greedy)
-    return found
-
-
-def measure_methods(rules: Rules, fitted: Ballot, trees: dict[Ballot, ControlTree]) -> dict[str, ExactFigures]:
-    """Return by name what each voting method does in the game with its own weights.
-
-    Args:
-        rules: of the ballot game.
-        fitted: calibrated weights.
-        trees: test trees by weights; those that are missing are built.
-    """
-    found = {}
-    for method in voting_methods(rules, fitted):
-        if method.ballot not in trees:
-            trees[method.ballot] = tree_of(TEST, COST, "ballot", ballot=method.ballot)
-        found[method.name] = evaluate(trees[method.ballot], method.controller)
     return found
 
 
@@ -140,7 +122,7 @@ def main() -> int:
     ballot = fit_ballot(game.task)  # type: ignore[arg-type]
     test = tree_of(TEST, COST, "ballot", ballot=ballot)
     policies = fitted_policies({cost: tree_of(TRAIN, cost, "ballot", ballot=ballot) for cost in FIT_COSTS}, test)
-    figures = measure_methods(game.rules, ballot, {ballot: test}) | policies
+    figures = measure_methods(TEST, COST, game.rules, ballot, {ballot: test}) | policies
     replicates = replicates_of(test)
     reference = f"policy_{COST:g}"
     rows = [row(name, mine, policies[reference], replicates) for name, mine in figures.items()]

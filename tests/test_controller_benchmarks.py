@@ -80,7 +80,7 @@ def ballots():
     """The first two questions of the ballot's test recording, four worlds each: (game, weights, trees by weights)."""
     game = Game(voting.TEST, abstraction="ballot")
     fitted, trees = Ballot(), {}
-    for method in voting.voting_methods(game.rules, fitted):
+    for method in controllers.voting_methods(game.rules, fitted):
         rewards = OutcomeRewards(costs=Costs(per_1k_tokens=voting.COST))
         if method.ballot not in trees:
             other = Game(game.task, abstraction="ballot", ballot=method.ballot, rewards=rewards)
@@ -90,7 +90,7 @@ def ballots():
 
 def test_voting_methods_on_two_questions_by_hand(ballots):
     game, fitted, trees = ballots
-    figures = voting.measure_methods(game.rules, fitted, dict(trees))
+    figures = voting.measure_methods(voting.TEST, voting.COST, game.rules, fitted, dict(trees))
     pool, each = game.task.recording.proposals, game.task.recording.manifest["proposals"]
     rows = [q * each + 4 * replicate for q in range(2) for replicate in range(4)]  # the first of each world's four
     one = figures["self_consistency_1"]
@@ -108,7 +108,7 @@ def test_intervals_of_voting_draw_questions_and_pair_them(ballots, monkeypatch, 
     monkeypatch.setattr(voting, "STARTS", 2)
     monkeypatch.setattr(voting, "ITERATIONS", 5)
     tree = trees[fitted]
-    figures = voting.measure_methods(game.rules, fitted, dict(trees))
+    figures = voting.measure_methods(voting.TEST, voting.COST, game.rules, fitted, dict(trees))
     figures |= voting.fitted_policies({0.5: tree}, tree)
     best = figures["policy_0.5"]
     rows = [voting.row(name, mine, best, 4) for name, mine in figures.items()]
